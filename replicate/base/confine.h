@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_CONFINE_H
+#define TANDEMFS_CONFINE_H
+
+/*
+ * Paths below one directory that cannot leave it. Every path is relative to the root
+ * descriptor, "" is the root itself, and no component may be a symbolic link: the last one is
+ * never followed, an earlier one is refused (openat2(2), RESOLVE_BENEATH |
+ * RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS). Refusals are -ELOOP or -EXDEV.
+ */
+
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+/* The directory at the backing root that holds everything of tandemfs itself. */
+#define TANDEMFS_DIR ".tandemfs"
+
+/* Longest path and longest component that the journal and the wire carry, in bytes. */
+#define TANDEMFS_PATH_MAX 4095
+#define TANDEMFS_NAME_MAX 255
+
+/* Checks the text of a path: relative, no empty, "." or ".." component, no component too long,
+ * not TANDEMFS_DIR or anything below it. "" is allowed when @allow_root.
+ * 0, -EINVAL, -ENAMETOOLONG or -EPERM (TANDEMFS_DIR). */
+int confine_check(const char *path, bool allow_root);
+
+/* openat2 of @path below @root; O_CLOEXEC and O_NOFOLLOW are added. A descriptor or -errno. */
+int confine_open(int root, const char *path, int flags, mode_t mode);
+
+/* Opens the parent directory of @path (O_PATH) and points *ret_name at the last component,
+ * inside @path. @path must not be "". 0 or -errno. */
+int confine_parent(int root, const char *path, int *ret_fd, const char **ret_name);
+
+/* fstatat of @path, never following a link. 0 or -errno. */
+int confine_stat(int root, const char *path, struct stat *ret);
+
+/* The length of @path's parent: 0 when the parent is the root. */
+size_t confine_parent_len(const char *path);
+
+/* Whether @path is @dir or below it ("" holds everything). */
+bool confine_below(const char *path, const char *dir);
+
+#endif

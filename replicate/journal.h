@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_JOURNAL_H
+#define TANDEMFS_JOURNAL_H
+
+/*
+ * The journal of one node: append-only segments of numbered records.
+ *
+ * It is a write-ahead log. A record is appended before the change is made (it is "open" then) and
+ * settled after. Every record carries the number of the oldest record that was open when it was
+ * appended, so that after a crash only the records from there on are in doubt; whoever opened the
+ * journal looks at the tree to decide those. A change that failed gets a JOURNAL_ABORT record.
+ *
+ * Record numbers are contiguous and never reused; a local operation's sequence number is the number
+ * of its record. What write(2) took survives the death of the process; journal_sync() makes it
+ * survive the machine's.
+ *
+ * All functions may be called from any thread, but for open, recover and close.
+ */
+
+#include "base/buf.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct journal;
+
+enum journal_kind {
+	JOURNAL_CHECKPOINT = 1, /* first record of each segment: the owner's state, see below */
+	JOURNAL_LOCAL,          /* an operation made here (OP_ENCODE_LOCAL) */
+	JOURNAL_REMOTE,         /* an operation of a peer (replica.c has the layout) */
+	JOURNAL_ABORT,          /* u64: the record with this number came to nothing */
+	JOURNAL_NOTE,           /* anything else the owner wants to find again */
+};
+
+struct journal_record {
+	uint64_t seq;
+	uint64_t oldest_open; /* seq itself when no other record was open */
+	enum journal_kind kind;
+	const uint8_t *data; /* valid until the reader's next call */
+	size_t len;
+};
+
+/* Largest payload of a record, bytes. */
+#define JOURNAL_RECORD_MAX (1u << 20)
+
+struct journal_config {
+	uint64_t segment_size; /* bytes; 0: 16 MiB */
+	/* Fills in the checkpoint with which a new segment starts: all that is needed so that older
+	 * segments can be dropped. Called under the journal's lock: it may take the
+	 * owner's leaf locks, and must not call the journal. May be NULL. */
+	void (*checkpoint)(void *ctx, struct buf *dst);
+	void *ctx;
+};
+
+/* Opens or makes the journal in directory @dir (made 0700 when absent). Cuts a torn tail, with a
+ * notice in the log. The next record number is above every one found. 0 or -errno (-EBADMSG: a
+ * segment before the last is damaged; the log line names it). */
+int journal_open(const char *dir, const struct journal_config *config, struct journal **ret);
+
+/* Syncs and closes. */
+void journal_close(struct journal *j);
+
+/* Calls @fn for each record from the oldest kept one to the newest, oldest first; stops at the
+ * first error of @fn and returns it. For use between open and the first append. */
+int journal_recover(
+	struct journal *j, int (*fn)(void *ctx, const struct journal_record *r), void *ctx);
+
+/* Appends a record and returns its number. With @open it must be settled later and readers do not
+ * pass it before that. @data may be two pieces, so that a head need not be copied (either may be
+ * NULL with length 0). 0 or -errno (-ENOSPC, -EIO): then nothing was appended. */
+int journal_append(struct journal *j, enum journal_kind kind, bool open, const void *data,
+	size_t len, const void *data2, size_t len2, uint64_t *ret_seq);
+
+/* The change of an open record was made. */
+void journal_settle(struct journal *j, uint64_t seq);
+
+/* The change of an open record failed: appends JOURNAL_ABORT and settles. Readers skip aborted
+ * records of this process' time themselves. */
+int journal_abort(struct journal *j, uint64_t seq);
+
+/* Number of the newest record, settled or not; 0 when there is none. */
+uint64_t journal_head(struct journal *j);
+
+/* Highest number such that it and all below are settled. */
+uint64_t journal_settled(struct journal *j);
+
+/* Oldest number still kept. */
+uint64_t journal_tail(struct journal *j);
+
+/* Bytes in segments that are kept. */
+uint64_t journal_bytes(struct journal *j);
+
+/* Returns once every record up to @seq is on the disk; callers at the same time share one
+ * fdatasync(2). 0 or -errno; after an error the journal stays failed (-EIO) for syncs. */
+int journal_sync(struct journal *j, uint64_t seq);
+
+/* Deletes the segments that hold only records below @seq. The newest is always kept. */
+int journal_trim(struct journal *j, uint64_t seq);
+
+/* A descriptor (eventfd, non-blocking, owned by the caller, closed by journal_unwatch) that
+ * becomes readable whenever records are settled. */
+int journal_watch(struct journal *j, int *ret_fd);
+void journal_unwatch(struct journal *j, int fd);
+
+/* A cursor. Each belongs to one thread. */
+struct journal_reader;
+int journal_reader_open(struct journal *j, uint64_t from, struct journal_reader **ret);
+void journal_reader_close(struct journal_reader *r);
+
+/* The next settled record, not aborted. 0; -EAGAIN when there is none yet; -ESTALE when the place
+ * was trimmed away; -EBADMSG when the bytes are damaged. */
+int journal_reader_next(struct journal_reader *r, struct journal_record *ret);
+
+/* Goes to the record @seq, which becomes the next one. */
+int journal_reader_seek(struct journal_reader *r, uint64_t seq);
+
+#endif
