@@ -13,6 +13,8 @@
 
 #include "op.h"
 
+#include <sys/stat.h>
+
 struct apply_target {
 	int root;    /* the backing directory */
 	int scratch; /* directory on the same file system where a new file is put together */
