@@ -142,19 +142,23 @@ const char *op_describe(const struct op *op, char *dst, size_t size);
 /* Whether the receiver is sent ops of this type at all. */
 bool op_is_sent(enum op_type type);
 
-/* Whether the two could not change places: they name a common path, or one names a path below
- * the other's. Parents are not common paths: two creations in one directory are unrelated. */
+/* Whether the two could not change places: they name a common path or one names a path below
+ * the other's, or both name one inode (fid). Parents are not common paths: two creations in one
+ * directory are unrelated. */
 bool op_related(const struct op *a, const struct op *b);
 
 /* Appends the encoding of @op, without seq, to @dst. OP_ENCODE_LOCAL is the journal's: with fid and
  * without content. OP_ENCODE_WIRE is the peer's: without fid, with content.
  * OP_ENCODE_BRIEF is the wire's without the inline data, for the journal of the receiver (with fid:
- * the receiver's own). Errors show in buf_error(). */
+ * the receiver's own). Attributes are carried whatever the mask says; bits of mode that the type
+ * does not have are dropped. Errors (no such type, no memory) show in buf_error(). */
 enum op_encoding { OP_ENCODE_LOCAL, OP_ENCODE_WIRE, OP_ENCODE_BRIEF };
 void op_encode(const struct op *op, enum op_encoding encoding, struct buf *dst);
 
 /* Decodes one op that fills the rest of @src, and checks everything that can be checked without the
  * tree: known type and flags, paths (confine_check), counts, ascending ranges, lengths that fit.
+ * No range is empty, none ends past INT64_MAX. An OP_CONTENT of the wire has content unless it is
+ * OP_GONE or OP_DEFERRED; data is not NULL when inline, even of no bytes (but NULL in BRIEF).
  * *ret_why names what is wrong, static text. 0, -EBADMSG or -ENOMEM; *ret is zeroed on error. */
 int op_decode(struct reader *src, enum op_encoding encoding, struct op *ret, const char **ret_why);
 
