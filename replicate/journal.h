@@ -6,9 +6,9 @@
  * The journal of one node: append-only segments of numbered records.
  *
  * It is a write-ahead log. A record is appended before the change is made (it is "open" then) and
- * settled after. Every record carries the number of the oldest record that was open when it was
- * appended, so that after a crash only the records from there on are in doubt; whoever opened the
- * journal looks at the tree to decide those. A change that failed gets a JOURNAL_ABORT record.
+ * settled after. Every record carries the numbers of the records that were open when it was
+ * appended, so that after a crash only the last record and those are in doubt; whoever opened the
+ * journal looks at the tree to decide them. A change that failed gets a JOURNAL_ABORT record.
  *
  * Record numbers are contiguous and never reused; a local operation's sequence number is the number
  * of its record. What write(2) took survives the death of the process; journal_sync() makes it
@@ -34,7 +34,8 @@ enum journal_kind {
 
 struct journal_record {
 	uint64_t seq;
-	uint64_t oldest_open; /* seq itself when no other record was open */
+	const uint8_t *open; /* numbers of the records that were open when it was appended, u64 each */
+	size_t n_open;
 	enum journal_kind kind;
 	const uint8_t *data; /* valid until the reader's next call */
 	size_t len;
