@@ -15,7 +15,8 @@ int fid_of_path(int root, const char *path, struct fid *ret);
 
 /* Opens the inode wherever it is now (open_by_handle_at(2) with @root as the mount's descriptor);
  * without a handle, or where that is refused, the inode that stands at @path if it
- * has the same number. @path may be NULL. A descriptor, -ESTALE when the inode is gone, or -errno.
+ * has the same number. @path may be NULL. A descriptor, -ESTALE when the inode is gone or has no
+ * name left, or -errno.
  */
 int fid_open(int root, const struct fid *fid, const char *path, int flags);
 
