@@ -174,6 +174,9 @@ int replica_status(struct replica *r, struct replica_status *ret);
 void replica_status_clear(struct replica_status *s);
 const char *replica_mode_name(enum replica_mode m);
 
+/* Whether verify= may be @name: a digest that OpenSSL knows, or "none". */
+bool replica_verify_known(const char *name);
+
 /* The log of replicated changes, one line each: a file in the state directory (changes.log; the one
  * before it changes.log.1). */
 #define REPLICA_CHANGES_LOG "changes.log"
