@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * Who types `tandemfs A B` or has it in fstab wants to know whether the mount is up, and why not.
+ * So the parent stays until the child has reported through a pipe:
+ *
+ *     one byte exit code, then text for people up to the end of file
+ *
+ * A pipe that ends without that byte is a child that died; its wait status says how. Threads do
+ * not survive fork(2), so everything that starts one comes after it, in the child.
+ *
+ * STATE/lock is locked with flock(2) as long as the daemon lives, however it dies. It holds the
+ * process id, for people.
+ */
+
+#include "daemon.h"
+
+#include "replicate/base/cleanup.h"
+#include "replicate/base/durable.h"
+
+#include <fcntl.h>
+#include <stdarg.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define LOCK_NAME "lock"
+#define REPORT_MAX 8192
+/* Among the last to be killed: the web root hangs on it. */
+#define OOM_SCORE "-500"
+
+void daemon_report_clear(struct daemon_report *report)
+{
+	free(report->text);
+	report->text = NULL;
+}
+
+/* Reads up to the end of file; returns the number of bytes, or -errno. */
+static ssize_t read_report(int fd, char *dst, size_t size)
+{
+	size_t len = 0;
+
+	while (len < size) {
+		ssize_t n = read(fd, dst + len, size - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		len += (size_t)n;
+	}
+	return (ssize_t)len;
+}
+
+/* The child is gone without a word. */
+static int report_death(pid_t child, struct daemon_report *ret)
+{
+	int status, r;
+
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	ret->code = EXIT_CANNOT;
+	if (WIFSIGNALED(status))
+		r = asprintf(&ret->text, "the daemon was killed by signal %d (%s) while starting",
+			WTERMSIG(status), strsignal(WTERMSIG(status)));
+	else
+		r = asprintf(&ret->text, "the daemon ended with code %d while starting",
+			WEXITSTATUS(status));
+	return r < 0 ? -ENOMEM : 0;
+}
+
+static int wait_for_report(int fd, pid_t child, struct daemon_report *ret)
+{
+	char message[REPORT_MAX + 1];
+	ssize_t len = read_report(fd, message, REPORT_MAX);
+
+	if (len < 0)
+		return (int)len;
+	if (len == 0)
+		return report_death(child, ret);
+	message[len] = '\0';
+	ret->code = (enum exit_code)(unsigned char)message[0];
+	if (len > 1) {
+		ret->text = strdup(message + 1);
+		if (!ret->text)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+int daemon_fork(struct daemon_report *ret, int *ret_pipe)
+{
+	int fds[2], r;
+	pid_t child;
+
+	*ret = (struct daemon_report){0};
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
+	child = fork();
+	if (child < 0) {
+		r = -errno;
+		(void)close(fds[0]);
+		(void)close(fds[1]);
+		return r;
+	}
+	if (child == 0) {
+		(void)close(fds[0]);
+		/* Fails only for a group leader, which a fresh child is not. */
+		(void)setsid();
+		*ret_pipe = fds[1];
+		return 0;
+	}
+	(void)close(fds[1]);
+	r = wait_for_report(fds[0], child, ret);
+	(void)close(fds[0]);
+	return r < 0 ? r : 1;
+}
+
+int daemon_tell(int *pipe_fd, enum exit_code code, const char *text)
+{
+	char byte = (char)code;
+	int fd = *pipe_fd, r;
+
+	*pipe_fd = -1;
+	r = write_all(fd, &byte, 1);
+	if (r == 0 && text)
+		r = write_all(fd, text, strlen(text));
+	if (close(fd) < 0 && r == 0)
+		r = -errno;
+	return r;
+}
+
+int daemon_detach(void)
+{
+	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return -errno;
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (dup2(null, fd) < 0)
+			return -errno;
+	/* /dev/null may itself have become one of the three. */
+	if (null <= STDERR_FILENO)
+		null = -1;
+	return chdir("/") < 0 ? -errno : 0;
+}
+
+static int write_oom_score(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return write_all(fd, OOM_SCORE, strlen(OOM_SCORE));
+}
+
+void daemon_raise_limits(void)
+{
+	struct rlimit limit;
+	int r;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+			log_info("the limit of open files stays: %s", strerror(errno));
+	}
+	r = write_oom_score();
+	if (r < 0)
+		log_info("oom_score_adj stays: %s", strerror(-r));
+}
+
+__attribute__((format(printf, 3, 4))) static int explain(
+	int error, char **ret_error, const char *format, ...)
+{
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vasprintf(ret_error, format, args);
+	va_end(args);
+	if (n < 0)
+		*ret_error = NULL;
+	return n < 0 ? -ENOMEM : error;
+}
+
+static int explain_held(int fd, const char *state, char **ret_error)
+{
+	char pid[32] = "";
+	ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
+
+	if (n > 0)
+		pid[strspn(pid, "0123456789")] = '\0';
+	return explain(-EBUSY, ret_error,
+		"state directory %s is in use by another tandemfs daemon (process %s): each mount "
+		"needs its own, see state=",
+		state, *pid ? pid : "unknown");
+}
+
+int daemon_lock(const char *state, int *ret_fd, char **ret_error)
+{
+	_cleanup_close_ int dir = -1, fd = -1;
+	char pid[32];
+	int r = mkdir_parents(state, 0700);
+
+	if (r == 0) {
+		dir = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (dir < 0)
+			r = -errno;
+	}
+	if (r < 0)
+		return explain(
+			r, ret_error, "cannot use state directory %s: %s", state, strerror(-r));
+	fd = openat(dir, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return explain(-errno, ret_error, "cannot write in state directory %s: %s", state,
+			strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK)
+			return explain_held(fd, state, ret_error);
+		return explain(-errno, ret_error, "cannot lock %s/" LOCK_NAME ": %s", state,
+			strerror(errno));
+	}
+	(void)snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+	if (ftruncate(fd, 0) < 0)
+		return explain(-errno, ret_error, "%s/" LOCK_NAME ": %s", state, strerror(errno));
+	r = pwrite_all(fd, pid, strlen(pid), 0);
+	if (r < 0)
+		return explain(r, ret_error, "%s/" LOCK_NAME ": %s", state, strerror(-r));
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * The checks before a mount, in the order in which their answers help most: what is mounted
+ * already, the two directories, the state directory, the files and the account that options name.
+ *
+ * The mount point may be the backing directory itself: it is opened before it is covered. But
+ * neither may lie within the other, where the mount would contain itself or hide the backing
+ * directory from the peers' SFTP servers.
+ */
+
+#include "start.h"
+
+#include "mounts.h"
+#include "replicate/base/cleanup.h"
+#include "replicate/base/confine.h"
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Sets *ret_error and returns @error, or -ENOMEM. */
+__attribute__((format(printf, 3, 4))) static int refuse(
+	int error, char **ret_error, const char *format, ...)
+{
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vasprintf(ret_error, format, args);
+	va_end(args);
+	if (n < 0)
+		*ret_error = NULL;
+	return n < 0 ? -ENOMEM : error;
+}
+
+static int resolve_directories(const struct options *o, struct start *s, char **ret_error)
+{
+	int r;
+
+	s->backing = realpath(o->backing, NULL);
+	if (!s->backing)
+		return refuse(
+			-errno, ret_error, "backing directory %s: %s", o->backing, strerror(errno));
+	r = mounts_resolve(o->mountpoint, &s->mountpoint);
+	if (r < 0)
+		return refuse(r, ret_error, "mount point %s: %s", o->mountpoint, strerror(-r));
+	return 0;
+}
+
+/* Sets s->mounted when there is nothing to do. */
+static int check_mounted(struct start *s, char **ret_error)
+{
+	_cleanup_free_ char *source = NULL, *type = NULL;
+	int r = mounts_at(s->mountpoint, &source, &type);
+	struct stat st;
+
+	if (r < 0)
+		return refuse(r, ret_error, "cannot read the table of mounts: %s", strerror(-r));
+	if (r == 0 || (strcmp(s->mountpoint, s->backing) == 0 && strcmp(type, MOUNTS_TYPE) != 0))
+		return 0;
+	if (strcmp(type, MOUNTS_TYPE) != 0 || strcmp(source, s->backing) != 0)
+		return refuse(-EBUSY, ret_error,
+			"mount point %s is busy: %s (%s) is mounted there; `umount %s` first",
+			s->mountpoint, source, type, s->mountpoint);
+	if (stat(s->mountpoint, &st) < 0)
+		return refuse(-errno, ret_error,
+			"%s is mounted at %s already, but its daemon is dead (%s); `umount %s` first",
+			s->backing, s->mountpoint, strerror(errno), s->mountpoint);
+	s->mounted = true;
+	return 0;
+}
+
+static int check_mountpoint(const struct start *s, char **ret_error)
+{
+	struct stat st;
+
+	if (stat(s->mountpoint, &st) < 0)
+		return refuse(
+			-errno, ret_error, "mount point %s: %s", s->mountpoint, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return refuse(
+			-ENOTDIR, ret_error, "mount point %s is not a directory", s->mountpoint);
+	if (strcmp(s->mountpoint, s->backing) == 0)
+		return 0;
+	if (confine_below(s->mountpoint + 1, s->backing + 1))
+		return refuse(-ELOOP, ret_error,
+			"mount point %s lies within the backing directory %s and would contain itself",
+			s->mountpoint, s->backing);
+	if (confine_below(s->backing + 1, s->mountpoint + 1))
+		return refuse(-ELOOP, ret_error,
+			"backing directory %s lies within the mount point %s and would be hidden by it",
+			s->backing, s->mountpoint);
+	return 0;
+}
+
+static int open_backing(struct start *s, char **ret_error)
+{
+	s->root = open(s->backing, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->root >= 0 && faccessat(s->root, ".", R_OK | X_OK, AT_EACCESS) == 0)
+		return 0;
+	if (errno == ENOTDIR)
+		return refuse(
+			-ENOTDIR, ret_error, "backing directory %s is not a directory", s->backing);
+	return refuse(-errno, ret_error, "backing directory %s cannot be read: %s", s->backing,
+		strerror(errno));
+}
+
+/* The state must not be replicated, nor be reached through the mount. Its last components need not
+ * exist yet. */
+static int check_state(const struct options *o, struct start *s, char **ret_error)
+{
+	_cleanup_free_ char *existing = NULL, *resolved = NULL;
+	int r;
+
+	if (o->state)
+		s->state = strdup(o->state);
+	r = o->state ? 0 : mounts_default_state(s->mountpoint, &s->state);
+	if (r < 0 || !s->state)
+		return -ENOMEM;
+	existing = strdup(s->state);
+	if (!existing)
+		return -ENOMEM;
+	while (!(resolved = realpath(existing, NULL)) && errno == ENOENT && existing[1]) {
+		char *slash = strrchr(existing, '/');
+
+		slash[slash == existing] = '\0';
+	}
+	if (!resolved)
+		return refuse(
+			-errno, ret_error, "state directory %s: %s", s->state, strerror(errno));
+	if (confine_below(resolved + 1, s->backing + 1))
+		return refuse(-EINVAL, ret_error,
+			"state directory %s lies within the backing directory: choose another with "
+			"state=",
+			s->state);
+	if (confine_below(resolved + 1, s->mountpoint + 1))
+		return refuse(-EINVAL, ret_error,
+			"state directory %s lies below the mount point: choose another with state=",
+			s->state);
+	return 0;
+}
+
+static int check_file(const char *option, const char *path, bool secret, char **ret_error)
+{
+	struct stat st;
+
+	if (!path)
+		return 0;
+	if (stat(path, &st) < 0)
+		return refuse(
+			-errno, ret_error, "option %s: %s: %s", option, path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return refuse(-EINVAL, ret_error, "option %s: %s is no file", option, path);
+	if (access(path, R_OK) < 0)
+		return refuse(-errno, ret_error, "option %s: %s cannot be read: %s", option, path,
+			strerror(errno));
+	if (secret && (st.st_mode & 077))
+		return refuse(-EPERM, ret_error,
+			"option %s: others than its owner may use %s; `chmod 600 %s`", option, path,
+			path);
+	return 0;
+}
+
+static int check_files(const struct options *o, char **ret_error)
+{
+	int r = check_file("identity", o->identity, true, ret_error);
+
+	if (r == 0)
+		r = check_file("password_file", o->password_file, true, ret_error);
+	if (r == 0)
+		r = check_file("known_hosts", o->known_hosts, false, ret_error);
+	if (r < 0 || !o->account)
+		return r;
+	errno = 0;
+	if (!getpwnam(o->account))
+		return refuse(errno ? -errno : -ENOENT, ret_error,
+			"option account: there is no user \"%s\" on this machine", o->account);
+	return 0;
+}
+
+/* The host name, with what no node name may have replaced by dashes. */
+static int choose_node(const struct options *o, struct start *s, char **ret_error)
+{
+	char name[HOST_NAME_MAX + 1] = "";
+
+	if (!o->node && gethostname(name, sizeof(name) - 1) < 0)
+		return refuse(
+			-errno, ret_error, "no host name (%s): give node=NAME", strerror(errno));
+	for (char *p = name; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
+			*p = '-';
+	if (!o->node && (!*name || *name == '.' || *name == '-'))
+		return refuse(-EINVAL, ret_error, "the host name is unfit: give node=NAME");
+	s->node = strdup(o->node ? o->node : name);
+	return s->node ? 0 : -ENOMEM;
+}
+
+static int prepare(const struct options *o, struct start *s, char **ret_error)
+{
+	int r = resolve_directories(o, s, ret_error);
+
+	if (r == 0)
+		r = check_mounted(s, ret_error);
+	if (r < 0 || s->mounted)
+		return r;
+	r = check_mountpoint(s, ret_error);
+	if (r == 0)
+		r = open_backing(s, ret_error);
+	if (r == 0)
+		r = check_state(o, s, ret_error);
+	if (r == 0)
+		r = check_files(o, ret_error);
+	if (r == 0)
+		r = choose_node(o, s, ret_error);
+	return r;
+}
+
+int start_prepare(const struct options *o, struct start *ret, char **ret_error)
+{
+	struct start s = {.root = -1};
+	int r = prepare(o, &s, ret_error);
+
+	if (r < 0) {
+		start_clear(&s);
+		s.root = -1;
+	}
+	*ret = s;
+	return r;
+}
+
+void start_clear(struct start *s)
+{
+	cleanup_close(&s->root);
+	free(s->backing);
+	free(s->mountpoint);
+	free(s->state);
+	free(s->node);
+	*s = (struct start){.root = -1};
+}
