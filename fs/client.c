@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * From the mount point to the state directory (mounts.h), from there to the control socket, and
+ * one question per connection. Whatever goes wrong is said here, once, with the mount point and
+ * what to do; commands only return the exit code.
+ */
+
+#include "client.h"
+
+#include "control.h"
+#include "mounts.h"
+#include "replicate/base/cleanup.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+
+void client_complain(const char *format, ...)
+{
+	va_list args;
+
+	client_progress_end();
+	(void)fflush(stdout);
+	va_start(args, format);
+	fputs("tandemfs: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+	va_end(args);
+}
+
+struct each_context {
+	int (*fn)(void *ctx, const char *mountpoint);
+	void *ctx;
+};
+
+static int call_for_ours(void *ctx, const char *source, const char *dir, const char *type)
+{
+	struct each_context *each = ctx;
+
+	(void)source;
+	return strcmp(type, MOUNTS_TYPE) == 0 ? each->fn(each->ctx, dir) : 0;
+}
+
+int client_each_mount(int (*fn)(void *ctx, const char *mountpoint), void *ctx)
+{
+	struct each_context each = {fn, ctx};
+
+	return mounts_each(call_for_ours, &each);
+}
+
+static int print_mount(void *ctx, const char *mountpoint)
+{
+	(void)ctx;
+	fprintf(stderr, "  %s\n", mountpoint);
+	return 0;
+}
+
+static int check_mounted(const char *mountpoint)
+{
+	_cleanup_free_ char *source = NULL, *type = NULL;
+	int r = mounts_at(mountpoint, &source, &type);
+
+	if (r < 0) {
+		client_complain("cannot read the table of mounts: %s", strerror(-r));
+		return r;
+	}
+	if (r > 0 && strcmp(type, MOUNTS_TYPE) == 0)
+		return 0;
+	client_complain("%s is no mount point of tandemfs; those there are:", mountpoint);
+	r = client_each_mount(print_mount, NULL);
+	return r < 0 ? r : -ENOENT;
+}
+
+enum exit_code client_find(const char *given, bool mounted, char **ret_mountpoint, char **ret_state)
+{
+	_cleanup_free_ char *mountpoint = NULL;
+	int r = mounts_resolve(given, &mountpoint);
+
+	if (r < 0) {
+		client_complain("%s: %s", given, strerror(-r));
+		return EXIT_CANNOT;
+	}
+	if (mounted && check_mounted(mountpoint) < 0)
+		return EXIT_CANNOT;
+	r = mounts_state_of(mountpoint, ret_state);
+	if (r < 0) {
+		client_complain(
+			"%s: cannot tell its state directory: %s", mountpoint, strerror(-r));
+		return EXIT_CANNOT;
+	}
+	*ret_mountpoint = steal_pointer(&mountpoint);
+	return EXIT_DONE;
+}
+
+static enum exit_code explain_connect(const char *mountpoint, const char *state, int error)
+{
+	if (error == -EACCES || error == -EPERM)
+		client_complain("%s: only root may ask its daemon", mountpoint);
+	else if (error == -ENOENT || error == -ECONNREFUSED)
+		client_complain("%s: no daemon answers at %s/" CONTROL_SOCKET
+				"; if it died, `umount %s` and mount again",
+			mountpoint, state, mountpoint);
+	else
+		client_complain("%s: cannot reach the daemon at %s/" CONTROL_SOCKET ": %s",
+			mountpoint, state, strerror(-error));
+	return EXIT_CANNOT;
+}
+
+static int send_request(int fd, json_t *request)
+{
+	_cleanup_free_ char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+	_cleanup_free_ char *line = NULL;
+	int n;
+
+	json_decref(request);
+	if (!text)
+		return -ENOMEM;
+	n = asprintf(&line, "%s\n", text);
+	if (n < 0)
+		return -ENOMEM;
+	return send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? 0 : -EPIPE;
+}
+
+/* Reads the answer's lines; *ret_last is the one with "exit", a new reference, or NULL when the
+ * connection ended without it. */
+static int read_answer(int fd, void (*fn)(void *ctx, json_t *line), void *ctx, json_t **ret_last)
+{
+	_cleanup_fclose_ FILE *f = fdopen(dup(fd), "r");
+	_cleanup_free_ char *line = NULL;
+	size_t size = 0;
+	ssize_t len;
+
+	*ret_last = NULL;
+	if (!f)
+		return -errno;
+	while (!*ret_last && (len = getline(&line, &size, f)) > 0) {
+		json_t *object = json_loadb(line, (size_t)len, 0, NULL);
+
+		if (!json_is_object(object)) {
+			json_decref(object);
+			return -EBADMSG;
+		}
+		if (json_object_get(object, "exit")) {
+			*ret_last = object;
+			break;
+		}
+		if (fn)
+			fn(ctx, object);
+		json_decref(object);
+	}
+	return 0;
+}
+
+enum exit_code client_request(const char *mountpoint, const char *state, json_t *request,
+	void (*fn)(void *ctx, json_t *line), void *ctx)
+{
+	_cleanup_close_ int fd = control_connect(state);
+	enum exit_code code = EXIT_CANNOT;
+	const char *error;
+	json_t *last = NULL;
+	int r;
+
+	if (fd < 0) {
+		json_decref(request);
+		return explain_connect(mountpoint, state, fd);
+	}
+	r = send_request(fd, request);
+	if (r == 0)
+		r = read_answer(fd, fn, ctx, &last);
+	client_progress_end();
+	if (r < 0 || !last) {
+		client_complain("%s: the daemon did not finish its answer%s%s", mountpoint,
+			r < 0 ? ": " : "", r < 0 ? strerror(-r) : "");
+		return EXIT_CANNOT;
+	}
+	code = (enum exit_code)json_integer_value(json_object_get(last, "exit"));
+	error = json_string_value(json_object_get(last, "error"));
+	if (error)
+		client_complain("%s: %s", mountpoint, error);
+	json_decref(last);
+	return code;
+}
+
+struct client_size client_size_text(uint64_t bytes)
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+	struct client_size size;
+	double value = (double)bytes;
+	unsigned unit = 0;
+
+	while (value >= 1024 && unit < 6) {
+		value /= 1024;
+		unit++;
+	}
+	(void)snprintf(
+		size.text, sizeof(size.text), unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+	return size;
+}
+
+/* Columns that the progress line takes now. */
+static int progress_width;
+
+void client_progress(const char *label, uint64_t done, uint64_t total)
+{
+	static const char bar[] = "########################################";
+	int percent = total ? (int)(done >= total ? 100 : done * 100 / total) : 0;
+	int width;
+
+	if (!isatty(STDERR_FILENO))
+		return;
+	if (total)
+		width = fprintf(stderr, "\r%s [%-40.*s] %3d%% %llu of %llu", label,
+			percent * 40 / 100, bar, percent, (unsigned long long)done,
+			(unsigned long long)total);
+	else
+		width = fprintf(stderr, "\r%s %llu", label, (unsigned long long)done);
+	if (width < progress_width)
+		fprintf(stderr, "%*s", progress_width - width, "");
+	progress_width = width;
+	(void)fflush(stderr);
+}
+
+void client_progress_end(void)
+{
+	if (progress_width > 0)
+		fprintf(stderr, "\r%*s\r", progress_width, "");
+	progress_width = 0;
+}
