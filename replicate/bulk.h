@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_BULK_H
+#define TANDEMFS_BULK_H
+
+/* Uploads of large contents into the peer's stage, each thread with a connection of its own. */
+
+#include "impl.h"
+
+struct bulk;
+
+struct bulk_job {
+	struct bulk_job *next; /* of the queues */
+	struct op op;          /* with content described; its stage name and digest are filled in */
+	int fd;                /* the backing file; owned */
+	struct position seen;  /* of the peer, when the op was made */
+	bool deferred;         /* the peer was told that it comes late */
+	uint64_t started_ms;
+	int result;         /* 0 or -errno */
+	bool remote_failed; /* the connection is to blame, not the file */
+};
+void bulk_job_free(struct bulk_job *job);
+
+/* @wake is written to (eventfd) when a job is done. */
+int bulk_new(struct peer *p, unsigned streams, int wake, struct bulk **ret);
+void bulk_free(struct bulk *b);
+
+/* Hands the job over; it goes to the directory @stage (absolute at the peer). */
+int bulk_submit(struct bulk *b, struct bulk_job *job, const char *stage);
+
+/* A finished job, now the caller's; NULL when there is none. */
+struct bulk_job *bulk_done(struct bulk *b);
+
+/* Drops all that waits or is finished; what runs gives up soon and is dropped then. */
+void bulk_cancel(struct bulk *b);
+
+/* Runs one waiting job in the caller, for a replica without threads. False when none waits. */
+bool bulk_step(struct bulk *b);
+
+/* Bytes of jobs that are not finished. */
+uint64_t bulk_bytes(struct bulk *b);
+
+#endif

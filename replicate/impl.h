@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_IMPL_H
+#define TANDEMFS_IMPL_H
+
+/*
+ * What the files of a replica share: replica.c, recover.c, wait.c, sender.c, bulk.c, receiver.c,
+ * inbound.c, query.c, status.c. Nobody else includes it.
+ *
+ * Threads: one sender and `streams` bulk threads per peer; one inbound thread that starts a
+ * receiver thread per node that writes to us; the file system's own.
+ *
+ * Lock order: tree, stripes, (fs: inode table), journal, replica.lock. The journal calls back into
+ * the checkpoint with its lock held, so nobody calls the journal while holding replica.lock.
+ */
+
+#include "changes.h"
+#include "journal.h"
+#include "node.h"
+#include "pending.h"
+#include "position.h"
+#include "remote.h"
+#include "replicate.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uthash.h>
+
+/* Contents up to this many bytes travel inside the record. */
+#define INLINE_MAX (64u << 10)
+
+struct sender;
+struct inbound;
+
+/* A node whose operations are applied here. */
+struct origin {
+	struct origin *next;
+	char id[WIRE_ID_LEN + 1];
+	struct position applied; /* guarded by replica.lock */
+	/* for status; guarded by replica.lock */
+	uint64_t applied_ops;
+	bool seen;     /* has said hello since the start */
+	char *waiting; /* owned */
+};
+
+struct peer {
+	struct replica *replica;
+	const struct replica_peer_config *config;
+	struct sender *sender;
+	pthread_t thread;
+	bool thread_started;
+
+	/* guarded by replica.lock */
+	enum peer_state state;
+	bool known; /* the node file was read */
+	struct node_identity node;
+	char *error;             /* owned */
+	struct position applied; /* of our operations; high also covers those that are not sent */
+	uint64_t durable;        /* newest OP_FSYNC that it has carried out */
+	uint64_t stuck_seq;
+	int stuck_errno;
+	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
+	uint64_t unsent_bytes, sent_ops, sent_bytes;
+	struct pending *pending;
+};
+
+/* An open file that differs from what its last OP_CONTENT said. */
+struct dirty {
+	UT_hash_handle hh;
+	uint64_t seq;
+	struct op op; /* the OP_CREATE or OP_DIRTY */
+};
+
+struct aborted {
+	UT_hash_handle hh;
+	uint64_t seq;
+};
+
+struct replica {
+	struct replica_config config; /* strings and peers owned */
+	struct replica_hooks hooks;
+	struct node_identity node;
+	int root;                 /* the backing directory */
+	int control;              /* its .tandemfs */
+	int scratch, acks, spool; /* tmp, acks, in below it */
+	int state;
+	struct journal *journal;
+	struct tree *tree;
+	struct changes *changes;
+	struct peer *peers;
+	size_t n_peers;
+	struct inbound *inbound;
+	/* Makes an unconnected remote for the peer; the simulation puts its own here. */
+	int (*make_remote)(struct replica *r, struct peer *p, struct remote **ret);
+	void *make_remote_ctx;
+	struct aborted *aborted; /* from before the start; not changed after replica_open */
+	atomic_uint_fast64_t last_time;
+	atomic_uint_fast64_t last_local; /* newest JOURNAL_LOCAL record */
+	atomic_uint sync_waiters;        /* callers in replica_wait */
+	atomic_bool closing;
+	unsigned stall_ms;
+	bool threaded; /* set by replica_start; false under simulation */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* a peer's position or state; CLOCK_MONOTONIC */
+	/* guarded by lock */
+	struct origin *origins; /* only ever grows */
+	struct pairings pairings;
+	struct dirty *dirty;
+};
+
+/* ---- replica.c ---- */
+
+/* The origin with @id, made when it is new; NULL without memory. Takes the lock. */
+struct origin *replica_origin(struct replica *r, const char *id);
+struct origin *origin_find_locked(struct replica *r, const char *id);
+
+/* Whether a writer truncated @fid or made it and has not closed it since. */
+bool replica_whole_dirty(struct replica *r, const struct fid *fid);
+
+bool replica_is_aborted(struct replica *r, uint64_t seq);
+
+/* Drops segments that every peer has and that hold no dirty mark. */
+void replica_trim(struct replica *r);
+
+/* Splits the payload of a JOURNAL_LOCAL: position of @origin_id when the op was made (zeros when
+ * unknown; id NULL: not wanted) and the reader at the op. 0 or -EBADMSG. */
+int local_split(const void *data, size_t len, const char *origin_id, struct position *ret_seen,
+	struct reader *ret_op);
+
+/* The payload of a JOURNAL_REMOTE, before the op (OP_ENCODE_BRIEF, absent for REMOTE_DEFER and
+ * REMOTE_VOID). */
+enum remote_how { REMOTE_PASS, REMOTE_DEFER, REMOTE_LATE, REMOTE_VOID };
+struct remote_record {
+	char id[WIRE_ID_LEN + 1];
+	uint64_t seq;
+	enum remote_how how;
+};
+void remote_record_put(struct buf *b, const struct remote_record *m);
+int remote_record_get(struct reader *r, struct remote_record *ret);
+/* Moves @p as the record says. 0, -ENOBUFS or -EINVAL: then nothing changed. */
+int remote_record_move(const struct remote_record *m, struct position *p);
+
+void id_to_raw(const char *id, uint8_t raw[WIRE_ID_LEN / 2]);
+void id_from_raw(const uint8_t raw[WIRE_ID_LEN / 2], char *id);
+
+/* Sets a peer's state and error text (NULL: none; copied) and wakes waiters; logs what is new. */
+void peer_set_state(struct peer *p, enum peer_state state, const char *error);
+
+/* The name of the peer for log lines: its node's name, or the host before the first contact. */
+const char *peer_label(const struct peer *p);
+
+/* An error sentence as replica_open returns it. Returns @error. */
+__attribute__((format(printf, 3, 4))) int say(char **ret_error, int error, const char *format, ...);
+
+/* ---- recover.c ---- */
+void replica_checkpoint(void *ctx, struct buf *dst);
+int replica_recover(struct replica *r);
+
+/* ---- sender.c ---- */
+int sender_new(struct peer *p, struct sender **ret);
+void sender_free(struct sender *s);
+/* One round: connects, sends, takes acks; waits at most @timeout_ms for something to do. */
+void sender_turn(struct sender *s, int timeout_ms);
+/* Wakes a waiting round, from any thread. */
+void sender_wake(struct sender *s);
+
+/* ---- inbound.c ---- */
+int inbound_new(struct replica *r, struct inbound **ret);
+int inbound_start(struct inbound *in);
+void inbound_stop(struct inbound *in);
+void inbound_free(struct inbound *in);
+/* One round over all spools without threads, for the simulation. True when something was done. */
+bool inbound_turn(struct inbound *in);
+
+#endif

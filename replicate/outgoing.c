@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * From the journal to frames.
+ *
+ * The cursor goes over the journal once per session. Each local record becomes nothing (OP_CREATE,
+ * OP_DIRTY, a content that an earlier one took along, an inode that is gone), a frame, or an
+ * upload. With order=relaxed an upload is announced by a DEFER frame and the cursor goes on; an op
+ * that is related to one that is deferred is held, and the cursor with it, until that one is sent.
+ *
+ * Contents are read when they are sent. A file that is being written anew at that moment (O_TRUNC
+ * after the close that this record stands for) is passed over: the writer's own close brings it,
+ * and a half-written file must not be seen at the peer.
+ */
+
+#include "sender.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "content.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <utlist.h>
+
+static void drop_flight(struct sender *s, struct flight *f)
+{
+	DL_DELETE(s->flights, f);
+	s->n_flights--;
+	s->flight_bytes -= f->frame;
+	free(f->what);
+	free(f);
+}
+
+static void drop_deferred(struct sender *s, uint64_t seq)
+{
+	struct deferred *d, *next;
+
+	LL_FOREACH_SAFE (s->deferred, d, next) {
+		if (d->op.seq != seq)
+			continue;
+		LL_DELETE(s->deferred, d);
+		s->n_deferred--;
+		op_clear(&d->op);
+		free(d);
+	}
+}
+
+void outgoing_reset(struct sender *s)
+{
+	while (s->flights)
+		drop_flight(s, s->flights);
+	while (s->deferred)
+		drop_deferred(s, s->deferred->op.seq);
+	op_clear(&s->held);
+	buf_reset(&s->out);
+	s->barrier = s->at_end = false;
+	s->n_resend = 0;
+	s->last_sent = 0;
+	s->seen = (struct position){0};
+	if (s->cursor)
+		journal_reader_close(s->cursor);
+	s->cursor = NULL;
+}
+
+int outgoing_start(struct sender *s, const struct position *applied)
+{
+	uint64_t from = applied->high + 1, tail = journal_tail(s->replica->journal);
+	int r;
+
+	if (from < tail && tail > 1) {
+		log_warning("%s has our changes up to %llu, the journal begins at %llu: what lies "
+			    "between is not replicated; compare with `tandemfs verify`",
+			peer_label(s->peer), (unsigned long long)applied->high,
+			(unsigned long long)tail);
+		from = tail;
+	}
+	r = journal_reader_open(s->replica->journal, from, &s->cursor);
+	if (r < 0)
+		return r;
+	s->passed = from - 1;
+	s->last_sent = applied->high;
+	memcpy(s->resend, applied->missing, applied->n_missing * sizeof(s->resend[0]));
+	s->n_resend = applied->n_missing;
+	s->catching_up = true;
+	s->catch_up_to = 0;
+	(void)pthread_mutex_lock(&s->replica->lock);
+	pending_rewind(s->peer->pending);
+	(void)pthread_mutex_unlock(&s->replica->lock);
+	return 0;
+}
+
+/* ---- frames ---- */
+
+static int add_flight(struct sender *s, const struct op *op, size_t frame, uint64_t started_ms)
+{
+	struct flight *f = calloc(1, sizeof(*f));
+	char text[512];
+
+	if (!f)
+		return -ENOMEM;
+	f->seq = op->seq;
+	f->time = op->time;
+	f->sent_ms = started_ms;
+	f->frame = frame;
+	if (op->path) {
+		f->what = strdup(op_describe(op, text, sizeof(text)));
+		f->bytes = op->content ? op->content->data_len : 0;
+	}
+	DL_APPEND(s->flights, f);
+	s->n_flights++;
+	s->flight_bytes += frame;
+	if (op->seq > s->last_sent)
+		s->last_sent = op->seq;
+	return 0;
+}
+
+/* A frame about @op: the op itself, or only its number for WIRE_DEFER and WIRE_VOID. */
+static int put_frame(struct sender *s, enum wire_kind kind, const struct op *op,
+	const struct position *seen, uint64_t started_ms)
+{
+	size_t start = wire_begin(&s->out, kind);
+	int r;
+
+	buf_put_u64(&s->out, op->seq);
+	if (kind == WIRE_OP) {
+		position_encode(seen, &s->out);
+		op_encode(op, OP_ENCODE_WIRE, &s->out);
+	}
+	wire_end(&s->out, start);
+	r = buf_error(&s->out);
+	return r < 0 ? r : add_flight(s, op, s->out.len - start, started_ms);
+}
+
+/* Nothing is left to send of @op: a number that the peer waits for must still be named. */
+static int put_void(struct sender *s, const struct op *op)
+{
+	struct op bare = {.seq = op->seq, .time = op->time};
+
+	return op->flags & OP_LATE ? put_frame(s, WIRE_VOID, &bare, NULL, clock_mono_ms()) : 0;
+}
+
+static int announce(struct sender *s, const struct op *op)
+{
+	struct deferred *d = calloc(1, sizeof(*d));
+	struct op bare = {.seq = op->seq, .time = op->time};
+
+	if (!d)
+		return -ENOMEM;
+	d->op.type = op->type;
+	d->op.seq = op->seq;
+	d->op.path = strdup(op->path);
+	LL_PREPEND(s->deferred, d);
+	s->n_deferred++;
+	if (!d->op.path)
+		return -ENOMEM;
+	return op->flags & OP_LATE ? 0 : put_frame(s, WIRE_DEFER, &bare, NULL, clock_mono_ms());
+}
+
+static bool is_blocked(const struct sender *s, const struct op *op)
+{
+	const struct deferred *d;
+
+	LL_FOREACH (s->deferred, d)
+		if (op_related(&d->op, op))
+			return true;
+	return false;
+}
+
+/* ---- contents ---- */
+
+static int start_upload(struct sender *s, struct op *op, const struct position *seen, int *fd)
+{
+	bool relaxed = s->replica->config.order == ORDER_RELAXED || (op->flags & OP_LATE);
+	struct bulk_job *job = calloc(1, sizeof(*job));
+	_cleanup_free_ char *stage = NULL;
+	int r;
+
+	if (!job)
+		return -ENOMEM;
+	job->fd = -1;
+	if (asprintf(&stage, "%s/in/%s/stage", s->control, s->replica->node.id) < 0) {
+		stage = NULL;
+		free(job);
+		return -ENOMEM;
+	}
+	(void)snprintf(op->content->stage, sizeof(op->content->stage), "%016llx-%016llx",
+		(unsigned long long)s->session, (unsigned long long)op->seq);
+	r = relaxed ? announce(s, op) : 0;
+	if (r == 0) {
+		job->started_ms = clock_mono_ms();
+		job->deferred = relaxed;
+		job->seen = *seen;
+		job->fd = steal_fd(fd);
+		job->op = *op;
+		*op = (struct op){0};
+		if (relaxed)
+			job->op.flags |= OP_LATE;
+		r = bulk_submit(s->bulk, job, stage);
+	}
+	if (r < 0) {
+		bulk_job_free(job);
+		return r;
+	}
+	s->barrier = !relaxed || s->n_deferred >= DEFERRED_MAX;
+	return 0;
+}
+
+static bool is_gone(int error)
+{
+	return error == -ESTALE || error == -ENOENT || error == -ENOTDIR || error == -ELOOP;
+}
+
+static int send_content(struct sender *s, struct op *op, const struct position *seen)
+{
+	struct replica *r = s->replica;
+	_cleanup_close_ int fd = fid_open(r->root, &op->fid, op->path, O_RDONLY | O_NOFOLLOW);
+	struct stat st;
+	int e = fd < 0 ? fd : 0;
+
+	if (e == 0)
+		e = content_describe(fd, op, &st);
+	if (is_gone(e) || replica_whole_dirty(r, &op->fid))
+		return put_void(s, op);
+	if (e == 0 && content_data_len(op->content) > INLINE_MAX)
+		return start_upload(s, op, seen, &fd);
+	if (e == 0)
+		e = content_load(fd, op, r->config.verify);
+	if (e < 0) {
+		log_error("%s: cannot read %s to send it: %s", peer_label(s->peer), op->path,
+			strerror(-e));
+		return e;
+	}
+	return put_frame(s, WIRE_OP, op, seen, clock_mono_ms());
+}
+
+static bool take_pending(struct sender *s, struct op *op)
+{
+	bool taken;
+
+	(void)pthread_mutex_lock(&s->replica->lock);
+	taken = pending_take(s->peer->pending, op);
+	(void)pthread_mutex_unlock(&s->replica->lock);
+	return taken;
+}
+
+/* The receiver cannot find a source that it was never sent because its inode was gone. */
+static void mark_gone(struct sender *s, struct op *op)
+{
+	int fd;
+
+	if (op->fid.len == 0 ||
+		(op->type != OP_RENAME && op->type != OP_LINK && op->type != OP_SETATTR &&
+			op->type != OP_SETXATTR && op->type != OP_REMOVEXATTR))
+		return;
+	fd = fid_open(s->replica->root, &op->fid, NULL, O_PATH);
+	if (fd == -ESTALE)
+		op->flags |= OP_GONE;
+	cleanup_close(&fd);
+}
+
+static int send_op(struct sender *s, struct op *op, const struct position *seen)
+{
+	if (op->type == OP_CONTENT) {
+		if (!(op->flags & OP_LATE) && !take_pending(s, op))
+			return 0;
+		return send_content(s, op, seen);
+	}
+	mark_gone(s, op);
+	return put_frame(s, WIRE_OP, op, seen, clock_mono_ms());
+}
+
+/* ---- reading the journal ---- */
+
+static int decode_local(struct sender *s, const struct journal_record *rec, struct op *ret,
+	struct position *ret_seen)
+{
+	struct reader src;
+	const char *why = "its head is damaged";
+	int r = local_split(
+		rec->data, rec->len, s->peer->known ? s->peer->node.id : NULL, ret_seen, &src);
+
+	if (r == 0)
+		r = op_decode(&src, OP_ENCODE_LOCAL, ret, &why);
+	if (r < 0)
+		log_error("journal: record %llu cannot be read: %s", (unsigned long long)rec->seq,
+			why);
+	else
+		ret->seq = rec->seq;
+	return r;
+}
+
+/* The next op for the peer. 0, -EAGAIN at the end, or -errno. */
+static int next_op(struct sender *s, struct op *ret, struct position *ret_seen)
+{
+	struct journal_record rec;
+
+	for (;;) {
+		int r = journal_reader_next(s->cursor, &rec);
+
+		if (r < 0) {
+			s->at_end = r == -EAGAIN;
+			return r;
+		}
+		s->passed = rec.seq;
+		if (rec.kind != JOURNAL_LOCAL || replica_is_aborted(s->replica, rec.seq))
+			continue;
+		r = decode_local(s, &rec, ret, ret_seen);
+		if (r < 0)
+			return r;
+		if (op_is_sent(ret->type))
+			return 0;
+		op_clear(ret);
+	}
+}
+
+/* What the peer said is missing is read again, before all else. */
+static int resend_one(struct sender *s)
+{
+	uint64_t seq = s->resend[0];
+	struct journal_reader *reader;
+	struct journal_record rec;
+	_cleanup_op_ struct op op = {.seq = seq, .flags = OP_LATE};
+	struct position seen;
+	int r = journal_reader_open(s->replica->journal, seq, &reader);
+
+	if (r < 0)
+		return r;
+	r = journal_reader_next(reader, &rec);
+	if (r == 0 && rec.seq == seq && rec.kind == JOURNAL_LOCAL) {
+		r = decode_local(s, &rec, &op, &seen);
+		op.flags |= OP_LATE;
+		if (r == 0)
+			r = send_op(s, &op, &seen);
+	} else if (r == 0 || r == -ESTALE) {
+		log_warning("%s waits for our change %llu, which is no longer in the journal",
+			peer_label(s->peer), (unsigned long long)seq);
+		r = put_void(s, &op);
+	}
+	journal_reader_close(reader);
+	if (r < 0)
+		return r;
+	s->n_resend--;
+	memmove(s->resend, s->resend + 1, s->n_resend * sizeof(s->resend[0]));
+	return 0;
+}
+
+static bool window_is_open(const struct sender *s)
+{
+	return !s->barrier && s->flight_bytes < WINDOW_BYTES && s->n_flights < WINDOW_OPS &&
+	       s->out.len < BATCH_BYTES;
+}
+
+static int send_held(struct sender *s)
+{
+	struct op op = s->held;
+	int r;
+
+	s->held = (struct op){0};
+	r = send_op(s, &op, &s->held_seen);
+	op_clear(&op);
+	return r;
+}
+
+int outgoing_fill(struct sender *s)
+{
+	while (window_is_open(s)) {
+		int r;
+
+		if (s->n_resend) {
+			r = resend_one(s);
+		} else if (s->held.type) {
+			if (is_blocked(s, &s->held))
+				return 0;
+			r = send_held(s);
+		} else {
+			r = next_op(s, &s->held, &s->held_seen);
+			if (r == -EAGAIN)
+				return 0;
+		}
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- uploads ---- */
+
+static int finish_upload(struct sender *s, struct bulk_job *job)
+{
+	int r;
+
+	if (job->result < 0) {
+		log_line(job->remote_failed ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
+			"%s: upload of %s: %s", peer_label(s->peer), job->op.path,
+			strerror(-job->result));
+		return job->result;
+	}
+	if (replica_whole_dirty(s->replica, &job->op.fid))
+		r = put_void(s, &job->op);
+	else
+		r = put_frame(s, WIRE_OP, &job->op, &job->seen, job->started_ms);
+	drop_deferred(s, job->op.seq);
+	s->barrier = false;
+	return r;
+}
+
+int outgoing_collect(struct sender *s)
+{
+	struct bulk_job *job;
+	int r = 0;
+
+	while (r == 0 && (job = bulk_done(s->bulk))) {
+		r = finish_upload(s, job);
+		bulk_job_free(job);
+	}
+	return r;
+}
+
+/* ---- acknowledgements ---- */
+
+static void log_flight(struct sender *s, const struct flight *f)
+{
+	struct change_line line = {
+		.verb = "sent",
+		.peer = peer_label(s->peer),
+		.what = f->what,
+		.bytes = f->bytes,
+		.seconds = (double)(clock_mono_ms() - f->sent_ms) / 1000,
+	};
+
+	if (f->what)
+		changes_add(s->replica->changes, &line);
+}
+
+void outgoing_acked(struct sender *s, const struct position *applied)
+{
+	struct flight *f, *next;
+	uint64_t ops = 0, bytes = 0;
+
+	DL_FOREACH_SAFE (s->flights, f, next) {
+		if (f->seq > applied->high)
+			break;
+		/* a DEFER is answered by the missing number itself */
+		if (f->what && !position_has(applied, f->seq))
+			continue;
+		ops += f->what != NULL;
+		bytes += f->bytes;
+		log_flight(s, f);
+		drop_flight(s, f);
+	}
+	(void)pthread_mutex_lock(&s->replica->lock);
+	s->peer->sent_ops += ops;
+	s->peer->sent_bytes += bytes;
+	(void)pthread_mutex_unlock(&s->replica->lock);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_RECEIVER_H
+#define TANDEMFS_RECEIVER_H
+
+/* What receiver.c (one spool: session, log, ack) and incoming.c (one frame: to the tree) share. */
+
+#include "impl.h"
+#include "wire.h"
+
+/* An operation that cannot be applied now, or that is related to one that cannot. */
+struct parked {
+	struct parked *next;
+	struct op op;
+	struct position seen;
+	int error; /* of the last try; 0: waits behind another */
+};
+/* Beyond this many bytes of parked contents the log is not read on. */
+#define PARKED_BYTES_MAX (16u << 20)
+
+struct receiver {
+	struct replica *replica;
+	struct origin *origin;
+	struct node_identity sender;
+	int dir;   /* the spool; not trusted: the account writes there */
+	int stage; /* its stage/; -1: none yet */
+	int ack;   /* the ack file */
+	int log;   /* the segment that is read; -1: none */
+	bool accepted;
+	uint64_t session, segment, epoch, beat;
+	uint64_t durable;
+	off_t offset;  /* in the segment, of what follows `in` */
+	struct buf in; /* read and not yet parsed */
+	size_t in_pos;
+	bool damaged;     /* the session has to begin anew */
+	bool ack_due;     /* something changed since the last ack */
+	uint64_t beat_ms; /* when the beat last moved */
+	char problem[512];
+	struct parked *parked;
+	size_t parked_bytes;
+	unsigned n_parked;
+	uint64_t retry_ms;
+};
+
+int receiver_new(struct replica *r, const char *id, int dir, struct receiver **ret);
+void receiver_free(struct receiver *v);
+
+/* Reads what is there, applies it, acknowledges. True when something was done. */
+bool receiver_turn(struct receiver *v);
+
+/* Writes the ack file if anything changed. */
+void receiver_acknowledge(struct receiver *v);
+/* Moves the beat, at most twice a second, so that the sender sees that long work goes on. */
+void receiver_alive(void *receiver);
+
+/* ---- incoming.c ---- */
+
+/* Carries out one frame of the log. 0; -EBADMSG: damaged, or not what this protocol sends: the
+ * session must begin anew; -EAGAIN: cannot go on now, give the frame again later. */
+int incoming_frame(struct receiver *v, const struct wire_frame *f);
+
+/* Tries what is parked again. */
+void incoming_retry(struct receiver *v);
+
+/* Forgets what is parked (it stays among the missing: the sender has it). */
+void incoming_forget(struct receiver *v);
+
+#endif

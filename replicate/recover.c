@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * What a node knows after a start, from its journal alone.
+ *
+ * A checkpoint, the first record of each segment, holds what older segments had told:
+ *     u8 version (1)
+ *     u16 origins, each: 16 bytes id, position
+ *     u16 peers, each: string url, u64 acknowledged
+ *     u32 dirty marks, each: u64 seq, blob op (OP_ENCODE_LOCAL)
+ *
+ * Recovery goes over the journal twice: first for the numbers that were aborted, then for the rest,
+ * from the oldest checkpoint on. It ends with three questions:
+ *   - The last record, and those that were open when it was appended, were perhaps in flight when
+ * the process died. They were under way at the same time, so no two of them are related (tree.h)
+ * and each can be looked at by itself: the tree is asked whether it was carried out (op_applied).
+ * If not it is aborted now; a peer's operation then counts as not applied and is sent again.
+ * Attributes are simply set once more.
+ *   - Files that were open for writing (dirty marks without a later OP_CONTENT) get a whole
+ * OP_CONTENT.
+ *   - Contents not acknowledged by a peer are entered into its table of pending contents.
+ */
+
+#include "impl.h"
+
+#include "base/cleanup.h"
+#include "base/confine.h"
+#include "base/log.h"
+#include "content.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define CHECKPOINT_VERSION 1
+
+/* A record whose change may not have been made. */
+struct doubt {
+	uint64_t seq;
+	enum journal_kind kind;
+	struct remote_record remote; /* JOURNAL_REMOTE */
+	struct position before;      /* of the origin */
+	struct op op;
+};
+
+struct recovery {
+	struct replica *r;
+	uint64_t last;  /* number of the newest record */
+	uint64_t *open; /* those open when it was appended; owned */
+	size_t n_open;
+	bool first;
+	struct doubt *doubts;
+	size_t n_doubts;
+};
+
+/* ---- checkpoint ---- */
+
+static void put_dirty(struct buf *b, const struct dirty *d)
+{
+	_cleanup_buf_ struct buf op = {0};
+
+	op_encode(&d->op, OP_ENCODE_LOCAL, &op);
+	buf_put_u64(b, d->seq);
+	buf_put_blob(b, op.data, op.len);
+	b->failed |= op.failed;
+}
+
+void replica_checkpoint(void *ctx, struct buf *b)
+{
+	struct replica *r = ctx;
+	struct dirty *d, *next;
+	size_t at;
+	uint16_t n = 0;
+
+	buf_put_u8(b, CHECKPOINT_VERSION);
+	(void)pthread_mutex_lock(&r->lock);
+	at = b->len;
+	buf_put_u16(b, 0);
+	for (struct origin *o = r->origins; o; o = o->next, n++) {
+		uint8_t raw[WIRE_ID_LEN / 2];
+
+		id_to_raw(o->id, raw);
+		buf_put(b, raw, sizeof(raw));
+		position_encode(&o->applied, b);
+	}
+	if (!b->failed)
+		memcpy(b->data + at, &(uint16_t){n}, sizeof(n));
+	buf_put_u16(b, (uint16_t)r->n_peers);
+	for (size_t i = 0; i < r->n_peers; i++) {
+		buf_put_string(b, r->peers[i].config->url);
+		buf_put_u64(b, position_contiguous(&r->peers[i].applied));
+	}
+	buf_put_u32(b, HASH_COUNT(r->dirty));
+	HASH_ITER (hh, r->dirty, d, next)
+		put_dirty(b, d);
+	(void)pthread_mutex_unlock(&r->lock);
+}
+
+static int add_dirty(struct replica *r, uint64_t seq, struct op *op)
+{
+	struct dirty *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	d->seq = seq;
+	d->op = *op;
+	*op = (struct op){0};
+	HASH_ADD(hh, r->dirty, seq, sizeof(d->seq), d);
+	return 0;
+}
+
+static int take_dirty(struct replica *r, struct reader *src)
+{
+	uint64_t seq = reader_u64(src);
+	size_t len;
+	const uint8_t *data = reader_blob(src, &len);
+	_cleanup_op_ struct op op = {0};
+	struct reader one = reader_of(data, len);
+	const char *why;
+	int e = reader_error(src);
+
+	if (e == 0)
+		e = op_decode(&one, OP_ENCODE_LOCAL, &op, &why);
+	return e < 0 ? e : add_dirty(r, seq, &op);
+}
+
+static int take_checkpoint(struct replica *r, struct reader src)
+{
+	unsigned n;
+
+	if (reader_u8(&src) != CHECKPOINT_VERSION)
+		return -EBADMSG;
+	n = reader_u16(&src);
+	for (unsigned i = 0; i < n && !src.failed; i++) {
+		const uint8_t *raw = reader_bytes(&src, WIRE_ID_LEN / 2);
+		char id[WIRE_ID_LEN + 1];
+		struct origin *o;
+
+		if (!raw)
+			break;
+		id_from_raw(raw, id);
+		o = replica_origin(r, id);
+		if (!o)
+			return -ENOMEM;
+		position_decode(&src, &o->applied);
+	}
+	n = reader_u16(&src);
+	for (unsigned i = 0; i < n && !src.failed; i++) {
+		_cleanup_free_ char *url = reader_string(&src, TANDEMFS_PATH_MAX);
+		uint64_t acked = reader_u64(&src);
+
+		for (size_t k = 0; url && k < r->n_peers; k++)
+			if (strcmp(r->peers[k].config->url, url) == 0)
+				r->peers[k].applied.high = acked;
+	}
+	for (n = reader_u32(&src); n > 0; n--) {
+		int e = take_dirty(r, &src);
+
+		if (e < 0)
+			return e;
+	}
+	return reader_error(&src);
+}
+
+/* ---- records ---- */
+
+static void drop_dirty(struct replica *r, struct dirty *d)
+{
+	HASH_DEL(r->dirty, d);
+	op_clear(&d->op);
+	free(d);
+}
+
+/* The content of a file was journaled, or its name taken away: its marks are done with. */
+static void settle_dirty(struct replica *r, const struct op *op)
+{
+	const char *path = op->type == OP_RENAME ? op->path2 : op->path;
+	struct dirty *d, *next;
+
+	if (op->type != OP_CONTENT && op->type != OP_UNLINK && op->type != OP_RENAME)
+		return;
+	HASH_ITER (hh, r->dirty, d, next) {
+		bool same = op->type == OP_CONTENT && d->op.type == OP_DIRTY
+				    ? fid_equal(&d->op.fid, &op->fid)
+				    : strcmp(d->op.path, path) == 0;
+
+		if (same)
+			drop_dirty(r, d);
+	}
+}
+
+static bool is_doubtful(const struct recovery *v, uint64_t seq)
+{
+	for (size_t i = 0; i < v->n_open; i++)
+		if (v->open[i] == seq)
+			return true;
+	return seq == v->last;
+}
+
+static int doubt_add(struct recovery *v, struct doubt *d)
+{
+	struct doubt *list = realloc(v->doubts, (v->n_doubts + 1) * sizeof(*list));
+
+	if (!list)
+		return -ENOMEM;
+	v->doubts = list;
+	list[v->n_doubts++] = *d;
+	d->op = (struct op){0};
+	return 0;
+}
+
+static int take_local(struct recovery *v, const struct journal_record *rec)
+{
+	struct replica *r = v->r;
+	struct reader src;
+	_cleanup_op_ struct op op = {0};
+	const char *why = "";
+	int e = local_split(rec->data, rec->len, NULL, NULL, &src);
+
+	if (e == 0)
+		e = op_decode(&src, OP_ENCODE_LOCAL, &op, &why);
+	if (e < 0) {
+		log_error("journal: record %llu cannot be read (%s)", (unsigned long long)rec->seq,
+			why);
+		return e;
+	}
+	op.seq = rec->seq;
+	atomic_store(&r->last_time, op.time);
+	if (op_is_sent(op.type))
+		atomic_store(&r->last_local, rec->seq);
+	settle_dirty(r, &op);
+	for (size_t i = 0; i < r->n_peers && op.type == OP_CONTENT; i++) {
+		e = pending_add(r->peers[i].pending, &op);
+		if (e < 0)
+			return e;
+	}
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (r->peers[i].oldest_time == 0 && rec->seq > r->peers[i].applied.high)
+			r->peers[i].oldest_time = op.time;
+	if (is_doubtful(v, rec->seq) && op.type != OP_CONTENT && op.type != OP_DIRTY &&
+		op.type != OP_FSYNC) {
+		struct doubt d = {.seq = rec->seq, .kind = rec->kind, .op = op};
+
+		op = (struct op){0};
+		return doubt_add(v, &d);
+	}
+	if (op.type == OP_CREATE || op.type == OP_DIRTY)
+		return add_dirty(r, rec->seq, &op);
+	return 0;
+}
+
+static int take_remote(struct recovery *v, const struct journal_record *rec)
+{
+	struct reader src = reader_of(rec->data, rec->len);
+	struct remote_record m;
+	struct doubt d = {.seq = rec->seq, .kind = rec->kind};
+	struct origin *o;
+	const char *why;
+	int e = remote_record_get(&src, &m);
+
+	if (e < 0)
+		return e;
+	o = replica_origin(v->r, m.id);
+	if (!o)
+		return -ENOMEM;
+	d.before = o->applied;
+	d.remote = m;
+	e = remote_record_move(&m, &o->applied);
+	if (e < 0 || !is_doubtful(v, rec->seq) || m.how == REMOTE_DEFER || m.how == REMOTE_VOID)
+		return e;
+	e = op_decode(&src, OP_ENCODE_BRIEF, &d.op, &why);
+	if (e == 0)
+		e = doubt_add(v, &d);
+	op_clear(&d.op);
+	return e;
+}
+
+static int add_aborted(struct replica *r, uint64_t seq)
+{
+	struct aborted *a;
+
+	if (replica_is_aborted(r, seq))
+		return 0;
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	a->seq = seq;
+	HASH_ADD(hh, r->aborted, seq, sizeof(a->seq), a);
+	return 0;
+}
+
+static int first_pass(void *ctx, const struct journal_record *rec)
+{
+	struct recovery *v = ctx;
+	struct reader src = reader_of(rec->data, rec->len);
+	uint64_t seq;
+
+	v->last = rec->seq;
+	free(v->open);
+	v->n_open = rec->n_open;
+	v->open = calloc(rec->n_open + 1u, sizeof(*v->open));
+	if (!v->open)
+		return -ENOMEM;
+	for (size_t i = 0; i < v->n_open; i++)
+		v->open[i] = load_u64(rec->open + 8 * i);
+	if (rec->kind != JOURNAL_ABORT)
+		return 0;
+	seq = reader_u64(&src);
+	return reader_error(&src) < 0 ? -EBADMSG : add_aborted(v->r, seq);
+}
+
+static int second_pass(void *ctx, const struct journal_record *rec)
+{
+	struct recovery *v = ctx;
+	bool first = v->first;
+
+	v->first = false;
+	if (replica_is_aborted(v->r, rec->seq))
+		return 0;
+	switch (rec->kind) {
+	case JOURNAL_CHECKPOINT:
+		return first ? take_checkpoint(v->r, reader_of(rec->data, rec->len)) : 0;
+	case JOURNAL_LOCAL:
+		return take_local(v, rec);
+	case JOURNAL_REMOTE:
+		return take_remote(v, rec);
+	case JOURNAL_ABORT:
+	case JOURNAL_NOTE:
+		break;
+	}
+	return 0;
+}
+
+/* ---- the three questions ---- */
+
+static int was_applied(struct replica *r, const struct doubt *d)
+{
+	struct stat st;
+
+	if (d->op.type == OP_CREATE)
+		return confine_stat(r->root, d->op.path, &st) == 0;
+	return op_applied(r->root, &d->op);
+}
+
+static int abort_record(struct replica *r, const struct doubt *d)
+{
+	uint64_t seq = d->seq, ignored;
+	uint8_t raw[8];
+	int e = add_aborted(r, seq);
+
+	for (int i = 0; i < 8; i++)
+		raw[i] = (uint8_t)(seq >> (8 * i));
+	if (e == 0)
+		e = journal_append(
+			r->journal, JOURNAL_ABORT, false, raw, sizeof(raw), NULL, 0, &ignored);
+	return e;
+}
+
+static void finish_touch(struct replica *r, const struct op *op)
+{
+	const char *const paths[] = {op->path, op->type == OP_SYMLINK ? NULL : op->path2};
+
+	for (int i = 0; i < 2; i++) {
+		_cleanup_free_ char *dir = NULL;
+
+		if (!paths[i] || !(dir = strndup(paths[i], confine_parent_len(paths[i]))))
+			continue;
+		replica_touch(r, dir, op->time);
+	}
+}
+
+static bool sets_attributes(const struct op *op)
+{
+	return op->type == OP_SETATTR || op->type == OP_SETXATTR || op->type == OP_REMOVEXATTR;
+}
+
+static int apply_again(struct replica *r, const struct op *op)
+{
+	struct apply_target target = {.root = r->root, .scratch = r->scratch, .stage = -1};
+	struct apply_result result;
+	int e = op_apply(&target, op, &result);
+
+	return e == -ENOENT || e == -ENODATA ? 0 : e;
+}
+
+static int settle_doubt(struct replica *r, struct doubt *d)
+{
+	int applied;
+
+	if (d->kind == JOURNAL_LOCAL && sets_attributes(&d->op))
+		return apply_again(r, &d->op);
+	applied = was_applied(r, d);
+
+	log_info("journal: %s of %s was in flight at the last end: %s", op_name(d->op.type),
+		d->op.path, applied > 0 ? "it was done" : "it was not done");
+	if (applied < 0)
+		return applied;
+	if (applied == 0) {
+		if (d->kind == JOURNAL_REMOTE) {
+			struct origin *o = replica_origin(r, d->remote.id);
+
+			if (o)
+				o->applied = d->before;
+		}
+		return abort_record(r, d);
+	}
+	if (d->kind == JOURNAL_LOCAL && d->op.type == OP_CREATE)
+		return add_dirty(r, d->seq, &d->op);
+	if (d->kind == JOURNAL_LOCAL)
+		settle_dirty(r, &d->op);
+	finish_touch(r, &d->op);
+	return 0;
+}
+
+static int emit_content(struct replica *r, const struct dirty *d)
+{
+	_cleanup_op_ struct op op = {.type = OP_CONTENT, .flags = OP_WHOLE};
+	struct stat st;
+	int e = confine_stat(r->root, d->op.path, &st);
+
+	if (e == -ENOENT || e == -ENOTDIR || (e == 0 && !S_ISREG(st.st_mode)))
+		return 0; /* gone since; its end is in the journal too */
+	if (e == 0)
+		e = fid_of_path(r->root, d->op.path, &op.fid);
+	if (e < 0)
+		return e;
+	op.path = strdup(d->op.path);
+	if (!op.path)
+		return -ENOMEM;
+	log_notice("%s was open for writing at the last end; it is sent as it is now", op.path);
+	return replica_note(r, &op);
+}
+
+static int emit_contents(struct replica *r)
+{
+	struct dirty *d, *next;
+
+	HASH_ITER (hh, r->dirty, d, next) {
+		int e = emit_content(r, d);
+
+		if (e < 0)
+			return e;
+		drop_dirty(r, d);
+	}
+	return 0;
+}
+
+int replica_recover(struct replica *r)
+{
+	struct recovery v = {.r = r, .first = true};
+	int e = journal_recover(r->journal, first_pass, &v);
+
+	if (e == 0)
+		e = journal_recover(r->journal, second_pass, &v);
+	for (size_t i = 0; i < v.n_doubts && e == 0; i++)
+		e = settle_doubt(r, &v.doubts[i]);
+	for (size_t i = 0; i < v.n_doubts; i++)
+		op_clear(&v.doubts[i].op);
+	free(v.doubts);
+	free(v.open);
+	if (e == 0)
+		e = emit_contents(r);
+	return e;
+}

@@ -1,0 +1,732 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * One node: opens the backing directory's bookkeeping and the journal, gives out sequence numbers
+ * to local changes, starts the threads.
+ *
+ * Payload of a JOURNAL_LOCAL record:
+ *     u8 origins, each: 16 bytes id, position       what had been applied here when the op was made
+ *     op (OP_ENCODE_LOCAL)
+ * Payload of a JOURNAL_REMOTE record:
+ *     16 bytes id of the origin, u64 its sequence number, u8 enum remote_how
+ *     op (OP_ENCODE_BRIEF, with the fid that the path had here), for PASS and LATE
+ * The checkpoint's layout stands in recover.c.
+ */
+
+#include "impl.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/confine.h"
+#include "base/durable.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdarg.h>
+#include <string.h>
+
+/* Most origins that a record names; more peers than that need another format. */
+#define ORIGINS_MAX 16
+
+int say(char **ret_error, int error, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	if (vasprintf(ret_error, format, ap) < 0)
+		*ret_error = NULL;
+	va_end(ap);
+	return error;
+}
+
+/* ---- records ---- */
+
+void id_to_raw(const char *id, uint8_t raw[WIRE_ID_LEN / 2])
+{
+	for (size_t i = 0; i < WIRE_ID_LEN / 2; i++) {
+		unsigned v = 0;
+
+		(void)sscanf(id + 2 * i, "%2x", &v); /* ids are checked where they enter */
+		raw[i] = (uint8_t)v;
+	}
+}
+
+void id_from_raw(const uint8_t raw[WIRE_ID_LEN / 2], char *id)
+{
+	for (size_t i = 0; i < WIRE_ID_LEN / 2; i++)
+		(void)snprintf(id + 2 * i, 3, "%02x", raw[i]);
+}
+
+void remote_record_put(struct buf *b, const struct remote_record *m)
+{
+	id_to_raw(m->id, buf_extend(b, WIRE_ID_LEN / 2) ?: (uint8_t[WIRE_ID_LEN / 2]){0});
+	buf_put_u64(b, m->seq);
+	buf_put_u8(b, (uint8_t)m->how);
+}
+
+int remote_record_get(struct reader *r, struct remote_record *ret)
+{
+	const uint8_t *raw = reader_bytes(r, WIRE_ID_LEN / 2);
+	uint64_t seq = reader_u64(r);
+	uint8_t how = reader_u8(r);
+
+	if (reader_error(r) < 0 || how > REMOTE_VOID)
+		return -EBADMSG;
+	id_from_raw(raw, ret->id);
+	ret->seq = seq;
+	ret->how = how;
+	return 0;
+}
+
+int remote_record_move(const struct remote_record *m, struct position *p)
+{
+	if (m->how == REMOTE_DEFER)
+		return position_defer(p, m->seq);
+	if (position_is_missing(p, m->seq))
+		position_fill(p, m->seq);
+	else
+		position_pass(p, m->seq);
+	return 0;
+}
+
+int local_split(const void *data, size_t len, const char *origin_id, struct position *ret_seen,
+	struct reader *ret_op)
+{
+	struct reader r = reader_of(data, len);
+	unsigned n = reader_u8(&r);
+	struct position p;
+	char id[WIRE_ID_LEN + 1];
+
+	if (ret_seen)
+		*ret_seen = (struct position){0};
+	for (unsigned i = 0; i < n; i++) {
+		const uint8_t *raw = reader_bytes(&r, WIRE_ID_LEN / 2);
+
+		position_decode(&r, &p);
+		if (reader_error(&r) < 0)
+			return -EBADMSG;
+		if (!origin_id)
+			continue;
+		id_from_raw(raw, id);
+		if (strcmp(id, origin_id) == 0)
+			*ret_seen = p;
+	}
+	*ret_op = r;
+	return reader_error(&r);
+}
+
+/* ---- origins, dirty marks ---- */
+
+struct origin *origin_find_locked(struct replica *r, const char *id)
+{
+	for (struct origin *o = r->origins; o; o = o->next)
+		if (strcmp(o->id, id) == 0)
+			return o;
+	return NULL;
+}
+
+struct origin *replica_origin(struct replica *r, const char *id)
+{
+	struct origin *o;
+
+	(void)pthread_mutex_lock(&r->lock);
+	o = origin_find_locked(r, id);
+	if (!o && (o = calloc(1, sizeof(*o)))) {
+		(void)snprintf(o->id, sizeof(o->id), "%s", id);
+		o->next = r->origins;
+		r->origins = o;
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	return o;
+}
+
+static void put_seen(struct replica *r, struct buf *b)
+{
+	size_t at = b->len;
+	uint8_t n = 0;
+
+	buf_put_u8(b, 0);
+	(void)pthread_mutex_lock(&r->lock);
+	for (struct origin *o = r->origins; o && n < ORIGINS_MAX; o = o->next, n++) {
+		uint8_t raw[WIRE_ID_LEN / 2];
+
+		id_to_raw(o->id, raw);
+		buf_put(b, raw, sizeof(raw));
+		position_encode(&o->applied, b);
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	if (!b->failed)
+		b->data[at] = n;
+}
+
+static int copy_op(const struct op *op, struct op *ret)
+{
+	_cleanup_buf_ struct buf b = {0};
+	struct reader reader;
+	const char *why;
+	int r;
+
+	op_encode(op, OP_ENCODE_LOCAL, &b);
+	r = buf_error(&b);
+	if (r < 0)
+		return r;
+	reader = reader_of(b.data, b.len);
+	r = op_decode(&reader, OP_ENCODE_LOCAL, ret, &why);
+	if (r == 0)
+		ret->seq = op->seq;
+	return r;
+}
+
+static int mark_dirty(struct replica *r, const struct op *op)
+{
+	struct dirty *d = calloc(1, sizeof(*d));
+	int e;
+
+	if (!d)
+		return -ENOMEM;
+	d->seq = op->seq;
+	e = copy_op(op, &d->op);
+	if (e < 0) {
+		free(d);
+		return e;
+	}
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_ADD(hh, r->dirty, seq, sizeof(d->seq), d);
+	(void)pthread_mutex_unlock(&r->lock);
+	return 0;
+}
+
+void replica_clean(struct replica *r, uint64_t seq)
+{
+	struct dirty *d;
+
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_FIND(hh, r->dirty, &seq, sizeof(seq), d);
+	if (d)
+		HASH_DEL(r->dirty, d);
+	(void)pthread_mutex_unlock(&r->lock);
+	if (d) {
+		op_clear(&d->op);
+		free(d);
+	}
+}
+
+bool replica_whole_dirty(struct replica *r, const struct fid *fid)
+{
+	struct dirty *d, *next;
+	bool found = false;
+
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_ITER (hh, r->dirty, d, next) {
+		found = (d->op.flags & OP_WHOLE) && fid_equal(&d->op.fid, fid);
+		if (found)
+			break;
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	return found;
+}
+
+bool replica_is_aborted(struct replica *r, uint64_t seq)
+{
+	struct aborted *a;
+
+	HASH_FIND(hh, r->aborted, &seq, sizeof(seq), a);
+	return a != NULL;
+}
+
+static uint64_t oldest_needed(struct replica *r)
+{
+	uint64_t seq = journal_head(r->journal);
+	struct dirty *d, *next;
+
+	(void)pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < r->n_peers; i++) {
+		uint64_t has = position_contiguous(&r->peers[i].applied);
+
+		if (has < seq)
+			seq = has;
+	}
+	HASH_ITER (hh, r->dirty, d, next)
+		if (d->seq <= seq)
+			seq = d->seq - 1;
+	(void)pthread_mutex_unlock(&r->lock);
+	return seq + 1;
+}
+
+void replica_trim(struct replica *r)
+{
+	int e = journal_trim(r->journal, oldest_needed(r));
+
+	if (e < 0)
+		log_warning("journal: cannot delete old segments: %s", strerror(-e));
+}
+
+/* ---- local changes ---- */
+
+struct tree *replica_tree(struct replica *r)
+{
+	return r->tree;
+}
+
+uint64_t replica_now(struct replica *r)
+{
+	uint64_t now = clock_real_ns();
+	uint64_t last = atomic_load(&r->last_time);
+
+	do {
+		if (now <= last)
+			now = last;
+	} while (!atomic_compare_exchange_weak(&r->last_time, &last, now));
+	return now;
+}
+
+static void note_pending(struct replica *r, const struct op *op)
+{
+	(void)pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < r->n_peers; i++) {
+		struct peer *p = &r->peers[i];
+
+		if (op->type == OP_CONTENT && pending_add(p->pending, op) < 0)
+			log_debug("no memory to merge contents; they travel one by one");
+		if (p->oldest_time == 0 && op_is_sent(op->type))
+			p->oldest_time = op->time;
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+}
+
+static int append_local(struct replica *r, struct op *op)
+{
+	_cleanup_buf_ struct buf b = {0};
+	uint64_t seq;
+	int e;
+
+	if (op->time == 0)
+		op->time = replica_now(r);
+	put_seen(r, &b);
+	op_encode(op, OP_ENCODE_LOCAL, &b);
+	e = buf_error(&b);
+	if (e == 0)
+		e = journal_append(r->journal, JOURNAL_LOCAL, true, b.data, b.len, NULL, 0, &seq);
+	if (e < 0)
+		return e;
+	op->seq = seq;
+	return 0;
+}
+
+static int mark_appended(struct replica *r, struct op *op)
+{
+	uint64_t last = atomic_load(&r->last_local);
+
+	if (op_is_sent(op->type))
+		while (last < op->seq &&
+			!atomic_compare_exchange_weak(&r->last_local, &last, op->seq))
+			;
+	if (op->type == OP_CREATE || op->type == OP_DIRTY)
+		return mark_dirty(r, op);
+	note_pending(r, op);
+	return 0;
+}
+
+int replica_log(struct replica *r, struct op *op)
+{
+	int e = append_local(r, op);
+
+	if (e < 0) {
+		log_error("journal: cannot append %s of %s: %s", op_name(op->type), op->path,
+			strerror(-e));
+		return e;
+	}
+	e = mark_appended(r, op);
+	if (e < 0)
+		replica_done(r, op->seq, e);
+	return e;
+}
+
+void replica_done(struct replica *r, uint64_t seq, int result)
+{
+	int e;
+
+	if (result == 0) {
+		journal_settle(r->journal, seq);
+		return;
+	}
+	replica_clean(r, seq);
+	e = journal_abort(r->journal, seq);
+	if (e < 0)
+		log_error("journal: cannot mark record %llu as failed: %s", (unsigned long long)seq,
+			strerror(-e));
+}
+
+int replica_note(struct replica *r, struct op *op)
+{
+	int e = replica_log(r, op);
+
+	if (e == 0)
+		replica_done(r, op->seq, 0);
+	return e;
+}
+
+void replica_touch(struct replica *r, const char *dir, uint64_t time)
+{
+	int e = apply_touch(r->root, dir, time, true);
+
+	if (e < 0 && e != -ENOENT)
+		log_warning("cannot set the time of directory %s: %s", dir, strerror(-e));
+}
+
+int replica_sync_journal(struct replica *r, uint64_t seq)
+{
+	return journal_sync(r->journal, seq);
+}
+
+uint64_t replica_head(struct replica *r)
+{
+	return atomic_load(&r->last_local);
+}
+
+/* ---- opening ---- */
+
+static int open_below(int dir, const char *name, mode_t mode, int *ret)
+{
+	struct stat st;
+	int fd;
+
+	if (mkdirat(dir, name, mode) < 0 && errno != EEXIST)
+		return -errno;
+	fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) < 0 || ((st.st_mode & 07777) != mode && fchmod(fd, mode) < 0)) {
+		int e = -errno;
+
+		(void)close(fd);
+		return e;
+	}
+	*ret = fd;
+	return 0;
+}
+
+/* The spool belongs to the account that peers log in with, so that it can make a directory there.
+ */
+static int give_spool(struct replica *r, char **ret_error)
+{
+	_cleanup_free_ char *buffer = malloc(16384);
+	struct passwd pw, *found = NULL;
+	int e;
+
+	if (!r->config.account)
+		return 0;
+	if (!buffer)
+		return -ENOMEM;
+	e = getpwnam_r(r->config.account, &pw, buffer, 16384, &found);
+	if (!found)
+		return say(ret_error, -EINVAL, "account=%s: %s", r->config.account,
+			e ? strerror(e) : "there is no such user on this machine");
+	if (fchown(r->spool, pw.pw_uid, pw.pw_gid) < 0)
+		return say(ret_error, -errno, "cannot give .tandemfs/in to %s: %s",
+			r->config.account, strerror(errno));
+	return 0;
+}
+
+static int open_directories(struct replica *r, char **ret_error)
+{
+	int e = mkdir_parents(r->config.state, 0700);
+
+	if (e == 0 && (r->state = open(r->config.state, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+		e = -errno;
+	if (e < 0)
+		return say(ret_error, e, "state directory %s: %s", r->config.state, strerror(-e));
+	e = open_below(r->root, TANDEMFS_DIR, 0755, &r->control);
+	if (e == 0)
+		e = open_below(r->control, "in", 0755, &r->spool);
+	if (e == 0)
+		e = open_below(r->control, "acks", 0755, &r->acks);
+	if (e == 0)
+		e = open_below(r->control, "tmp", 0700, &r->scratch);
+	if (e < 0)
+		return say(ret_error, e, "cannot make %s/" TANDEMFS_DIR ": %s", r->config.backing,
+			strerror(-e));
+	return give_spool(r, ret_error);
+}
+
+static char *copy(const char *s)
+{
+	return s ? strdup(s) : NULL;
+}
+
+static int copy_config(struct replica *r, const struct replica_config *c)
+{
+	struct replica_peer_config *peers = calloc(c->n_peers + 1, sizeof(*peers));
+
+	r->config = *c;
+	r->config.peers = peers;
+	r->config.backing = copy(c->backing);
+	r->config.state = copy(c->state);
+	r->config.node = copy(c->node);
+	r->config.account = copy(c->account);
+	r->config.identity = copy(c->identity);
+	r->config.password_file = copy(c->password_file);
+	r->config.known_hosts = copy(c->known_hosts);
+	r->config.verify = copy(c->verify);
+	if (!peers || !r->config.backing || !r->config.state || !r->config.node ||
+		!r->config.verify)
+		return -ENOMEM;
+	for (size_t i = 0; i < c->n_peers; i++) {
+		peers[i] = c->peers[i];
+		peers[i].url = copy(c->peers[i].url);
+		peers[i].user = copy(c->peers[i].user);
+		peers[i].host = copy(c->peers[i].host);
+		peers[i].path = copy(c->peers[i].path);
+		if (!peers[i].url || !peers[i].host || !peers[i].path)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int make_sftp(struct replica *r, struct peer *p, struct remote **ret)
+{
+	struct remote_config config = {
+		.host = p->config->host,
+		.port = p->config->port,
+		.user = p->config->user,
+		.identity = r->config.identity,
+		.password_file = r->config.password_file,
+		.known_hosts = r->config.known_hosts,
+		.connect_timeout_ms = 10000,
+		.timeout_ms = (int)r->stall_ms,
+	};
+
+	return remote_sftp_new(&config, ret);
+}
+
+static int make_peers(struct replica *r)
+{
+	r->peers = calloc(r->config.n_peers + 1, sizeof(*r->peers));
+	if (!r->peers)
+		return -ENOMEM;
+	for (size_t i = 0; i < r->config.n_peers; i++) {
+		struct peer *p = &r->peers[i];
+		const struct node_identity *known =
+			pairings_out(&r->pairings, r->config.peers[i].url);
+		int e;
+
+		p->replica = r;
+		p->config = &r->config.peers[i];
+		if (known)
+			p->node = *known;
+		p->known = known != NULL;
+		r->n_peers = i + 1;
+		e = pending_new(&p->pending);
+		if (e == 0)
+			e = sender_new(p, &p->sender);
+		if (e < 0)
+			return e;
+	}
+	return 0;
+}
+
+static struct replica *allocate(void)
+{
+	struct replica *r = calloc(1, sizeof(*r));
+	pthread_condattr_t attr;
+
+	if (!r)
+		return NULL;
+	r->control = r->scratch = r->acks = r->spool = r->state = -1;
+	r->make_remote = make_sftp;
+	(void)pthread_mutex_init(&r->lock, NULL);
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(&r->changed, &attr);
+	(void)pthread_condattr_destroy(&attr);
+	return r;
+}
+
+static int open_journal(struct replica *r, char **ret_error)
+{
+	struct journal_config config = {.checkpoint = replica_checkpoint, .ctx = r};
+	_cleanup_free_ char *dir = NULL;
+	int e;
+
+	if (asprintf(&dir, "%s/journal", r->config.state) < 0) {
+		dir = NULL;
+		return -ENOMEM;
+	}
+	e = journal_open(dir, &config, &r->journal);
+	if (e == 0)
+		e = replica_recover(r);
+	if (e < 0)
+		return say(ret_error, e, "journal %s: %s", dir, strerror(-e));
+	return 0;
+}
+
+static int open_all(struct replica *r, char **ret_error)
+{
+	int e = open_directories(r, ret_error);
+
+	if (e == 0)
+		e = node_identify(r->control, r->state, r->config.node, &r->node, ret_error);
+	if (e < 0)
+		return e;
+	e = tree_new(&r->tree);
+	if (e == 0)
+		e = pairings_load(r->state, &r->pairings);
+	if (e == 0)
+		e = changes_open(r->state, &r->changes);
+	if (e < 0)
+		return say(ret_error, e, "state directory %s: %s", r->config.state, strerror(-e));
+	e = make_peers(r);
+	if (e == 0)
+		e = open_journal(r, ret_error);
+	if (e == 0)
+		e = inbound_new(r, &r->inbound);
+	return e;
+}
+
+int replica_open(const struct replica_config *config, struct replica **ret, char **ret_error)
+{
+	struct replica *r = allocate();
+	int e;
+
+	*ret_error = NULL;
+	if (!r)
+		return -ENOMEM;
+	e = copy_config(r, config);
+	r->root = config->root;
+	r->stall_ms = config->stall_ms ? config->stall_ms : 2000;
+	if (e == 0)
+		e = open_all(r, ret_error);
+	if (e < 0) {
+		if (!*ret_error)
+			(void)say(ret_error, e, "%s", strerror(-e));
+		replica_close(r);
+		return e;
+	}
+	*ret = r;
+	return 0;
+}
+
+/* ---- threads ---- */
+
+static void *sender_thread(void *arg)
+{
+	struct peer *p = arg;
+
+	while (!atomic_load(&p->replica->closing))
+		sender_turn(p->sender, 500);
+	return NULL;
+}
+
+int replica_start(struct replica *r, const struct replica_hooks *hooks)
+{
+	int e;
+
+	r->hooks = *hooks;
+	r->threaded = true;
+	e = inbound_start(r->inbound);
+	for (size_t i = 0; i < r->n_peers && e == 0; i++) {
+		struct peer *p = &r->peers[i];
+
+		e = -pthread_create(&p->thread, NULL, sender_thread, p);
+		p->thread_started = e == 0;
+	}
+	return e;
+}
+
+static void stop_threads(struct replica *r)
+{
+	atomic_store(&r->closing, true);
+	(void)pthread_mutex_lock(&r->lock);
+	(void)pthread_cond_broadcast(&r->changed);
+	(void)pthread_mutex_unlock(&r->lock);
+	for (size_t i = 0; i < r->n_peers; i++) {
+		struct peer *p = &r->peers[i];
+
+		if (!p->thread_started)
+			continue;
+		sender_wake(p->sender);
+		(void)pthread_join(p->thread, NULL);
+	}
+	if (r->inbound)
+		inbound_stop(r->inbound);
+}
+
+static void free_peers(struct replica *r)
+{
+	for (size_t i = 0; i < r->n_peers; i++) {
+		struct peer *p = &r->peers[i];
+
+		sender_free(p->sender);
+		pending_free(p->pending);
+		free(p->error);
+	}
+	free(r->peers);
+}
+
+static void free_tables(struct replica *r)
+{
+	struct dirty *d, *next_dirty;
+	struct aborted *a, *next_aborted;
+
+	HASH_ITER (hh, r->dirty, d, next_dirty) {
+		HASH_DEL(r->dirty, d);
+		op_clear(&d->op);
+		free(d);
+	}
+	HASH_ITER (hh, r->aborted, a, next_aborted) {
+		HASH_DEL(r->aborted, a);
+		free(a);
+	}
+	while (r->origins) {
+		struct origin *o = r->origins;
+
+		r->origins = o->next;
+		free(o->waiting);
+		free(o);
+	}
+	pairings_clear(&r->pairings);
+}
+
+static void free_config(struct replica_config *c)
+{
+	for (size_t i = 0; c->peers && i < c->n_peers; i++) {
+		free((char *)c->peers[i].url);
+		free((char *)c->peers[i].user);
+		free((char *)c->peers[i].host);
+		free((char *)c->peers[i].path);
+	}
+	free((void *)c->peers);
+	free((char *)c->backing);
+	free((char *)c->state);
+	free((char *)c->node);
+	free((char *)c->account);
+	free((char *)c->identity);
+	free((char *)c->password_file);
+	free((char *)c->known_hosts);
+	free((char *)c->verify);
+}
+
+void replica_close(struct replica *r)
+{
+	if (!r)
+		return;
+	stop_threads(r);
+	inbound_free(r->inbound);
+	free_peers(r);
+	if (r->journal)
+		journal_close(r->journal);
+	changes_close(r->changes);
+	tree_free(r->tree);
+	free_tables(r);
+	cleanup_close(&r->control);
+	cleanup_close(&r->scratch);
+	cleanup_close(&r->acks);
+	cleanup_close(&r->spool);
+	cleanup_close(&r->state);
+	free_config(&r->config);
+	(void)pthread_cond_destroy(&r->changed);
+	(void)pthread_mutex_destroy(&r->lock);
+	free(r);
+}

@@ -1,0 +1,650 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * The session with one peer. A sender belongs to one thread and goes round:
+ *
+ *   OFFLINE    wait for retry_at, connect, check the peer's node file, put hello
+ *   GREETING   read the ack file until it answers this hello
+ *   STREAMING  journal -> frames -> log file; ack file -> position, waiters
+ *
+ * Any error ends the session: what the peer had not acknowledged is sent again in the next one.
+ *
+ * A peer is away when its link is silent (the remote says -ETIMEDOUT) or when its daemon neither
+ * takes what it was sent nor moves its beat for stall_ms.
+ */
+
+#include "sender.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/confine.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "digest.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#define BACKOFF_MIN_MS 250
+#define BACKOFF_MAX_MS 10000
+/* Between two looks at the ack file: while a caller waits, while something is under way, when idle.
+ */
+#define ACK_WAITED_MS 0
+#define ACK_BUSY_MS 5
+#define ACK_IDLE_MS 1000
+#define ACK_GREETING_MS 200
+
+/* ---- making ---- */
+
+static int watch(struct sender *s, int fd)
+{
+	struct epoll_event ev = {.events = EPOLLIN};
+
+	return epoll_ctl(s->poll, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+int sender_new(struct peer *p, struct sender **ret)
+{
+	struct sender *s = calloc(1, sizeof(*s));
+	int r = 0;
+
+	if (!s)
+		return -ENOMEM;
+	s->peer = p;
+	s->replica = p->replica;
+	s->journal_wake = -1;
+	s->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	s->poll = epoll_create1(EPOLL_CLOEXEC);
+	if (s->wake < 0 || s->poll < 0)
+		r = -errno;
+	if (r == 0 && asprintf(&s->control, "%s/" TANDEMFS_DIR, p->config->path) < 0) {
+		s->control = NULL;
+		r = -ENOMEM;
+	}
+	if (r == 0)
+		r = watch(s, s->wake);
+	if (r == 0)
+		r = bulk_new(p, s->replica->config.streams, s->wake, &s->bulk);
+	if (r < 0) {
+		sender_free(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+static void close_files(struct sender *s)
+{
+	if (s->log)
+		(void)s->remote->ops->close(s->log); /* errors show in the ack that does not come */
+	if (s->ack)
+		(void)s->remote->ops->close(s->ack);
+	s->log = s->ack = NULL;
+	s->ack_reading = false;
+}
+
+void sender_free(struct sender *s)
+{
+	if (!s)
+		return;
+	if (s->remote) {
+		s->remote->ops->disconnect(s->remote);
+		close_files(s);
+		s->remote->ops->free(s->remote);
+	}
+	bulk_free(s->bulk);
+	outgoing_reset(s);
+	buf_clear(&s->out);
+	if (s->journal_wake >= 0)
+		journal_unwatch(s->replica->journal, s->journal_wake);
+	cleanup_close(&s->wake);
+	cleanup_close(&s->poll);
+	free(s->control);
+	free(s);
+}
+
+void sender_wake(struct sender *s)
+{
+	uint64_t one = 1;
+
+	if (write(s->wake, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_warning("sender: cannot wake: %s", strerror(errno));
+}
+
+static void drain_wakes(struct sender *s)
+{
+	uint64_t n;
+
+	if (read(s->wake, &n, sizeof(n)) < 0 && errno != EAGAIN)
+		log_warning("sender: cannot read the wake-up: %s", strerror(errno));
+	if (s->journal_wake >= 0 && read(s->journal_wake, &n, sizeof(n)) < 0 && errno != EAGAIN)
+		log_warning("sender: cannot read the journal's wake-up: %s", strerror(errno));
+}
+
+/* ---- ending a session ---- */
+
+static uint64_t jitter(uint64_t ms)
+{
+	uint16_t random = 0;
+
+	if (digest_random(&random, sizeof(random)) < 0)
+		return ms;
+	return ms * 3 / 4 + ms * random / (2 * 65536);
+}
+
+static void drop_session(struct sender *s, enum peer_state state, const char *error)
+{
+	bulk_cancel(s->bulk);
+	if (s->remote)
+		s->remote->ops->disconnect(s->remote);
+	close_files(s);
+	outgoing_reset(s);
+	if (s->phase == SENDER_STREAMING)
+		s->backoff_ms = 0;
+	s->phase = SENDER_OFFLINE;
+	s->answered = s->stalled = false;
+	s->backoff_ms = s->backoff_ms ? s->backoff_ms * 2 : BACKOFF_MIN_MS;
+	if (s->backoff_ms > BACKOFF_MAX_MS)
+		s->backoff_ms = BACKOFF_MAX_MS;
+	s->retry_at = clock_mono_ms() + jitter(s->backoff_ms);
+	peer_set_state(s->peer, state, error);
+}
+
+static void drop_for(struct sender *s, int error, const char *doing)
+{
+	_cleanup_free_ char *text = NULL;
+
+	(void)say(&text, 0, "%s: %s", doing,
+		error == -ETIMEDOUT ? "the link is silent" : strerror(-error));
+	drop_session(s, PEER_CONNECTING, text ?: doing);
+}
+
+/* ---- connecting ---- */
+
+static int check_node(struct sender *s, const struct node_identity *node, char **ret_error)
+{
+	struct replica *r = s->replica;
+	struct peer *p = s->peer;
+	bool known;
+	int e = 0;
+
+	if (strcmp(node->id, r->node.id) == 0)
+		return say(ret_error, -EINVAL,
+			"%s leads to this node itself, or to a copy of it: remove .tandemfs/node "
+			"and the state directory of the copy",
+			p->config->url);
+	(void)pthread_mutex_lock(&r->lock);
+	known = p->known;
+	if (known && strcmp(p->node.id, node->id) != 0)
+		e = -ESTALE;
+	(void)pthread_mutex_unlock(&r->lock);
+	if (e < 0)
+		return say(ret_error, e,
+			"%s is node %s (%s), but this node is paired with %s (%s) there: if that is "
+			"meant, remove its line from %s/peers",
+			p->config->url, node->name, node->id, p->node.name, p->node.id,
+			r->config.state);
+	(void)pthread_mutex_lock(&r->lock);
+	if (!known)
+		e = pairings_add(&r->pairings, r->state, p->config->url, node);
+	if (e == 0) {
+		p->node = *node;
+		p->known = true;
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	if (e < 0)
+		return say(ret_error, e, "cannot remember the pairing with %s: %s", node->name,
+			strerror(-e));
+	if (!known)
+		log_notice("paired with %s (%s) at %s", node->name, node->id, p->config->url);
+	return 0;
+}
+
+static int get_node(struct sender *s, struct node_identity *ret, char **ret_error)
+{
+	_cleanup_free_ char *path = NULL, *text = NULL;
+	size_t len;
+	int r;
+
+	if (asprintf(&path, "%s/node", s->control) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	r = s->remote->ops->get(s->remote, path, 4096, &text, &len);
+	if (r == -ENOENT)
+		return say(ret_error, r,
+			"%s: there is no .tandemfs/node: start tandemfs there first, over this "
+			"backing directory",
+			s->peer->config->url);
+	if (r == 0)
+		r = node_parse(text, ret);
+	if (r == -EPROTONOSUPPORT)
+		return say(ret_error, r,
+			"%s: its tandemfs speaks another version of the protocol: install the same "
+			"version on both",
+			s->peer->config->url);
+	if (r == -EBADMSG)
+		return say(ret_error, r, "%s: its .tandemfs/node is damaged", s->peer->config->url);
+	return r;
+}
+
+static int make_spool(struct sender *s, char **ret_error)
+{
+	static const char *const parts[] = {"", "/stage"};
+
+	for (size_t i = 0; i < 2; i++) {
+		_cleanup_free_ char *path = NULL;
+		int r;
+
+		if (asprintf(&path, "%s/in/%s%s", s->control, s->replica->node.id, parts[i]) < 0) {
+			path = NULL;
+			return -ENOMEM;
+		}
+		r = s->remote->ops->mkdir(s->remote, path, 0700);
+		if (r < 0 && r != -EEXIST)
+			return say(ret_error, r,
+				"%s: cannot make %s there: %s (is account= set there to the user "
+				"that logs in?)",
+				s->peer->config->url, path, strerror(-r));
+	}
+	return 0;
+}
+
+static int put_hello(struct sender *s)
+{
+	_cleanup_buf_ struct buf b = {0};
+	_cleanup_free_ char *path = NULL;
+	struct wire_hello h = {.version = WIRE_VERSION, .head = replica_head(s->replica)};
+	int r = digest_random(&s->session, sizeof(s->session));
+
+	if (r < 0)
+		return r;
+	h.session = s->session;
+	(void)snprintf(h.id, sizeof(h.id), "%s", s->replica->node.id);
+	(void)snprintf(h.name, sizeof(h.name), "%s", s->replica->node.name);
+	wire_put_hello(&b, &h);
+	if (asprintf(&path, "%s/in/%s/hello", s->control, s->replica->node.id) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	r = buf_error(&b);
+	return r < 0 ? r : s->remote->ops->put(s->remote, path, b.data, b.len);
+}
+
+static int connect_peer(struct sender *s, char **ret_error, enum peer_state *ret_state)
+{
+	struct replica *r = s->replica;
+	struct node_identity node;
+	int e = 0;
+
+	*ret_state = PEER_CONNECTING;
+	if (!s->remote)
+		e = r->make_remote(r, s->peer, &s->remote);
+	if (e == 0)
+		e = s->remote->ops->connect(s->remote, ret_error);
+	if (e == -EACCES || e == -EKEYREJECTED)
+		*ret_state = PEER_REFUSED;
+	if (e == 0)
+		e = get_node(s, &node, ret_error);
+	if (e < 0)
+		return e;
+	e = check_node(s, &node, ret_error);
+	if (e < 0) {
+		*ret_state = PEER_REFUSED;
+		return e;
+	}
+	e = make_spool(s, ret_error);
+	return e < 0 ? e : put_hello(s);
+}
+
+static void go_online(struct sender *s)
+{
+	_cleanup_free_ char *error = NULL;
+	enum peer_state state;
+	int r = connect_peer(s, &error, &state);
+
+	if (r < 0) {
+		if (!error)
+			(void)say(&error, 0, "%s: %s", s->peer->config->url, strerror(-r));
+		drop_session(s, state, error ?: "out of memory");
+		return;
+	}
+	s->phase = SENDER_GREETING;
+	s->segment = s->segment_bytes = 0;
+	s->last_news_ms = clock_mono_ms();
+	s->ack_asked_ms = 0;
+	s->answered = false;
+}
+
+/* ---- the log file ---- */
+
+static int next_segment(struct sender *s)
+{
+	_cleanup_free_ char *path = NULL;
+	int r;
+
+	if (s->log) {
+		r = s->remote->ops->close(s->log);
+		s->log = NULL;
+		if (r < 0)
+			return r;
+	}
+	s->segment++;
+	if (asprintf(&path, "%s/in/%s/log.%016llx.%016llx", s->control, s->replica->node.id,
+		    (unsigned long long)s->session, (unsigned long long)s->segment) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	s->segment_bytes = 0;
+	return s->remote->ops->open(
+		s->remote, path, REMOTE_WRITE | REMOTE_CREATE | REMOTE_EXCL, 0600, &s->log);
+}
+
+static int write_out(struct sender *s)
+{
+	int r = 0;
+
+	if (s->out.len == 0)
+		return 0;
+	if (!s->log || s->segment_bytes > SEGMENT_BYTES)
+		r = next_segment(s);
+	fault_point("sender.write.before");
+	if (r == 0)
+		r = s->remote->ops->write(s->log, s->segment_bytes, s->out.data, s->out.len);
+	if (r < 0)
+		return r;
+	fault_point("sender.write.after");
+	s->segment_bytes += s->out.len;
+	s->last_sent_ms = clock_mono_ms();
+	if (s->n_flights && s->last_news_ms < s->flights->sent_ms)
+		s->last_news_ms = s->flights->sent_ms;
+	buf_reset(&s->out);
+	return 0;
+}
+
+/* ---- acks ---- */
+
+static int open_ack(struct sender *s)
+{
+	_cleanup_free_ char *path = NULL;
+
+	if (asprintf(&path, "%s/acks/%s", s->control, s->replica->node.id) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	return s->remote->ops->open(s->remote, path, REMOTE_READ | REMOTE_SIDE, 0, &s->ack);
+}
+
+/* What the peer has by now, in our own numbers: those never sent count once all that was sent is
+ * there. */
+static struct position effective_position(const struct sender *s)
+{
+	struct position p = s->last_ack.applied;
+
+	if (p.high >= s->last_sent && s->out.len == 0 && s->passed > p.high)
+		p.high = s->held.type ? s->held.seq - 1 : s->passed;
+	if (s->barrier && s->n_deferred == 0 && s->held.type == 0 &&
+		p.high > s->last_ack.applied.high)
+		p.high = s->last_ack.applied.high; /* an upload in strict order is not there yet */
+	return p;
+}
+
+static uint64_t oldest_time_locked(struct sender *s, const struct position *p)
+{
+	uint64_t head = replica_head(s->replica);
+
+	if (position_contiguous(p) >= head)
+		return 0;
+	if (s->flights)
+		return s->flights->time;
+	if (s->held.type)
+		return s->held.time;
+	return s->peer->oldest_time;
+}
+
+static void publish_position(struct sender *s)
+{
+	struct peer *p = s->peer;
+	struct position now = effective_position(s);
+	bool moved, in_sync = false;
+
+	if (s->catching_up && s->at_end && s->catch_up_to == 0)
+		s->catch_up_to = s->passed;
+	if (s->catching_up && s->catch_up_to && now.high >= s->catch_up_to && !s->n_deferred) {
+		s->catching_up = false;
+		in_sync = true;
+	}
+	(void)pthread_mutex_lock(&s->replica->lock);
+	moved = now.high != p->applied.high || now.n_missing != p->applied.n_missing ||
+		p->durable != s->last_ack.durable || p->stuck_seq != s->last_ack.stuck_seq;
+	p->applied = now;
+	p->durable = s->last_ack.durable;
+	p->stuck_seq = s->last_ack.stuck_seq;
+	p->stuck_errno = s->last_ack.stuck_errno;
+	p->oldest_time = oldest_time_locked(s, &now);
+	if (moved)
+		(void)pthread_cond_broadcast(&s->replica->changed);
+	(void)pthread_mutex_unlock(&s->replica->lock);
+	if (in_sync)
+		peer_set_state(p, PEER_IN_SYNC, NULL);
+	if (moved)
+		replica_trim(s->replica);
+}
+
+static int begin_stream(struct sender *s)
+{
+	int r = outgoing_start(s, &s->last_ack.applied);
+
+	if (r < 0)
+		return r;
+	s->phase = SENDER_STREAMING;
+	s->backoff_ms = 0;
+	peer_set_state(s->peer, PEER_CATCHING_UP, NULL);
+	return 0;
+}
+
+static int take_greeting(struct sender *s, const struct wire_ack *a)
+{
+	if (a->session != s->session)
+		return 0; /* the answer to an older hello */
+	if (a->refused) {
+		_cleanup_free_ char *text = NULL;
+
+		(void)say(&text, 0, "%s refuses: %s", s->peer->config->url, a->problem);
+		drop_session(s, PEER_REFUSED, text ?: a->problem);
+		return -ECANCELED;
+	}
+	if (strcmp(a->id, s->peer->node.id) != 0 || a->version != WIRE_VERSION)
+		return -EPROTO;
+	if (a->applied.high > journal_head(s->replica->journal)) {
+		_cleanup_free_ char *text = NULL;
+
+		(void)say(&text, 0,
+			"%s has our change %llu but our journal ends at %llu: this node's state is "
+			"older than what it sent (a restored backup?): remove the state directory "
+			"and .tandemfs/node to start as a new node",
+			peer_label(s->peer), (unsigned long long)a->applied.high,
+			(unsigned long long)journal_head(s->replica->journal));
+		drop_session(s, PEER_REFUSED, text ?: "our journal is older than the peer's copy");
+		return -ECANCELED;
+	}
+	s->last_ack = *a;
+	s->answered = true;
+	return begin_stream(s);
+}
+
+static int take_ack(struct sender *s, const struct wire_ack *a)
+{
+	const struct wire_ack *last = &s->last_ack;
+
+	if (s->phase == SENDER_GREETING)
+		return take_greeting(s, a);
+	if (a->session != s->session)
+		return -ESTALE; /* somebody else took over the spool */
+	if (a->restart || a->epoch != last->epoch) {
+		log_info("%s asks for a new session", peer_label(s->peer));
+		return -ERESTART;
+	}
+	if (a->beat != last->beat || a->applied.high != last->applied.high ||
+		a->applied.n_missing != last->applied.n_missing) {
+		s->last_news_ms = clock_mono_ms();
+		if (s->stalled) {
+			s->stalled = false;
+			s->catching_up = true;
+			s->catch_up_to = 0;
+			peer_set_state(s->peer, PEER_CATCHING_UP, NULL);
+		}
+	}
+	s->last_ack = *a;
+	outgoing_acked(s, &a->applied);
+	return 0;
+}
+
+static int read_ack(struct sender *s)
+{
+	uint8_t data[WIRE_ACK_MAX];
+	size_t len = sizeof(data);
+	struct wire_ack a;
+	int r;
+
+	if (!s->ack_reading)
+		return 0;
+	r = s->remote->ops->read_result(s->ack, data, &len);
+	if (r == -EAGAIN)
+		return 0;
+	s->ack_reading = false;
+	if (r < 0)
+		return r;
+	r = wire_get_ack(data, len, &a);
+	return r < 0 ? 0 : take_ack(s, &a); /* caught while it was written: read again */
+}
+
+static uint64_t ack_pause(const struct sender *s)
+{
+	uint64_t quiet = clock_mono_ms() - s->last_sent_ms;
+
+	if (s->phase == SENDER_GREETING)
+		return ACK_GREETING_MS;
+	if (!s->n_flights)
+		return ACK_IDLE_MS;
+	if (atomic_load(&s->replica->sync_waiters) > 0 || s->replica->config.mode != MODE_ASYNC)
+		return quiet < 20 ? ACK_WAITED_MS : 1;
+	return ACK_BUSY_MS;
+}
+
+static uint64_t ack_due(const struct sender *s)
+{
+	return s->ack_asked_ms + ack_pause(s);
+}
+
+static int request_ack(struct sender *s)
+{
+	int r = 0;
+
+	if (s->ack_reading || clock_mono_ms() < ack_due(s))
+		return 0;
+	s->ack_asked_ms = clock_mono_ms();
+	if (!s->ack) {
+		r = open_ack(s);
+		if (r == -ENOENT && s->phase == SENDER_GREETING)
+			return 0; /* its daemon does not run yet */
+	}
+	if (r == 0)
+		r = s->remote->ops->read_start(s->ack, 0, WIRE_ACK_MAX);
+	s->ack_reading = r == 0;
+	return r;
+}
+
+static void check_stall(struct sender *s)
+{
+	uint64_t silent = clock_mono_ms() - s->last_news_ms;
+
+	if (s->stalled || silent <= s->replica->stall_ms)
+		return;
+	if (s->phase == SENDER_STREAMING && !s->n_flights)
+		return;
+	s->stalled = true;
+	peer_set_state(s->peer, PEER_CONNECTING,
+		s->phase == SENDER_GREETING ? "sshd answers, but tandemfs does not run there"
+					    : "sshd answers, but tandemfs there does not");
+}
+
+/* ---- the round ---- */
+
+static int turn_timeout(const struct sender *s, int timeout_ms)
+{
+	uint64_t now = clock_mono_ms();
+	uint64_t due = ack_due(s);
+	int until_ack = due > now ? (int)(due - now) : 0;
+
+	if (s->ack_reading || until_ack > timeout_ms)
+		return timeout_ms;
+	return until_ack;
+}
+
+static int stream(struct sender *s)
+{
+	int r = outgoing_collect(s);
+
+	if (r == 0)
+		r = outgoing_fill(s);
+	return r < 0 ? r : write_out(s);
+}
+
+static int round_online(struct sender *s, int timeout_ms)
+{
+	int r = s->phase == SENDER_STREAMING ? stream(s) : 0;
+
+	if (r == 0)
+		r = request_ack(s);
+	if (r == 0)
+		r = s->remote->ops->turn(s->remote, turn_timeout(s, timeout_ms), s->poll);
+	if (r == 0)
+		r = read_ack(s);
+	if (r == 0 && s->phase == SENDER_STREAMING)
+		publish_position(s);
+	if (r == 0)
+		check_stall(s);
+	return r;
+}
+
+static int wait_offline(struct sender *s, int timeout_ms)
+{
+	uint64_t now = clock_mono_ms();
+	struct pollfd pfd = {.fd = s->wake, .events = POLLIN};
+
+	if (now >= s->retry_at)
+		return 0;
+	if ((uint64_t)timeout_ms > s->retry_at - now)
+		timeout_ms = (int)(s->retry_at - now);
+	if (timeout_ms > 0 && s->replica->threaded)
+		(void)poll(&pfd, 1, timeout_ms);
+	return -EAGAIN;
+}
+
+void sender_turn(struct sender *s, int timeout_ms)
+{
+	int r;
+
+	if (s->journal_wake < 0) {
+		r = journal_watch(s->replica->journal, &s->journal_wake);
+		if (r == 0)
+			r = watch(s, s->journal_wake);
+		if (r < 0)
+			log_warning("sender: cannot watch the journal: %s", strerror(-r));
+	}
+	drain_wakes(s);
+	if (s->phase == SENDER_OFFLINE) {
+		if (wait_offline(s, timeout_ms) == 0)
+			go_online(s);
+		return;
+	}
+	r = round_online(s, timeout_ms);
+	if (r == -ECANCELED)
+		return; /* dropped, with its reason */
+	if (r < 0)
+		drop_for(s, r, "connection lost");
+}

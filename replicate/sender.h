@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_SENDER_H
+#define TANDEMFS_SENDER_H
+
+/* What sender.c (the session with a peer) and outgoing.c (from the journal to frames) share. */
+
+#include "bulk.h"
+#include "impl.h"
+#include "wire.h"
+
+/* Frames are gathered up to this many bytes before they are written. */
+#define BATCH_BYTES (256u << 10)
+/* No more than this much lies unacknowledged in the peer's log. */
+#define WINDOW_BYTES (16u << 20)
+#define WINDOW_OPS 16384
+/* A new segment after this much, so that the receiver can delete what it has applied. */
+#define SEGMENT_BYTES (16u << 20)
+/* Contents on their way while other changes overtake them. */
+#define DEFERRED_MAX 32
+
+enum sender_phase {
+	SENDER_OFFLINE,   /* not connected; next try at retry_at */
+	SENDER_GREETING,  /* hello is there, the peer's daemon has not answered yet */
+	SENDER_STREAMING, /* frames go out, acks come in */
+};
+
+/* A frame that was sent and is not acknowledged. */
+struct flight {
+	struct flight *next, *prev;
+	uint64_t seq;
+	uint64_t time; /* op.time */
+	uint64_t sent_ms;
+	uint64_t bytes; /* of content */
+	size_t frame;   /* bytes in the log */
+	char *what;     /* owned; NULL for what is not worth a line */
+};
+
+/* An op whose content is on its way by bulk. */
+struct deferred {
+	struct deferred *next;
+	struct op op; /* paths only */
+};
+
+struct sender {
+	struct peer *peer;
+	struct replica *replica;
+	struct remote *remote;
+	struct bulk *bulk;
+	int wake;         /* eventfd: bulk jobs done, stop */
+	int journal_wake; /* eventfd of the journal */
+	int poll;         /* epoll of the two */
+
+	enum sender_phase phase;
+	uint64_t retry_at, backoff_ms;
+	char *control; /* the peer's .tandemfs, owned */
+	uint64_t session, segment, segment_bytes;
+	struct remote_file *log, *ack;
+	bool ack_reading;
+	uint64_t ack_asked_ms, last_news_ms, last_sent_ms;
+	struct wire_ack last_ack;
+	bool answered; /* last_ack is of this session */
+	bool stalled;
+
+	struct journal_reader *cursor;
+	uint64_t passed;    /* every record up to here was looked at */
+	uint64_t last_sent; /* highest sequence number in a frame of this session */
+	bool at_end;        /* the cursor has met the journal's end since the last record */
+	bool catching_up;
+	uint64_t catch_up_to;
+	struct op held; /* an op that must wait for a deferred one; type 0: none */
+	struct position held_seen;
+	bool barrier; /* a content in strict order is on its way: nothing else goes */
+	uint64_t resend[POSITION_MISSING_MAX]; /* to be read from the journal again */
+	unsigned n_resend;
+	struct position seen; /* what the last local record had seen of the peer */
+	struct deferred *deferred;
+	unsigned n_deferred;
+
+	struct buf out; /* frames not yet written */
+	struct flight *flights;
+	uint64_t flight_bytes;
+	unsigned n_flights;
+};
+
+/* Fills s->out from the journal as far as the window allows. 0 or -errno (the session must end). */
+int outgoing_fill(struct sender *s);
+
+/* Turns finished uploads into frames. 0 or -errno (the session must end). */
+int outgoing_collect(struct sender *s);
+
+/* Forgets all that belongs to the session. */
+void outgoing_reset(struct sender *s);
+
+/* Places the cursor behind the position that the peer reported. 0 or -errno. */
+int outgoing_start(struct sender *s, const struct position *applied);
+
+/* Drops acknowledged flights and writes their lines into the log of changes. */
+void outgoing_acked(struct sender *s, const struct position *applied);
+
+#endif
