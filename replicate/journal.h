@@ -11,8 +11,13 @@
  * journal looks at the tree to decide them. A change that failed gets a JOURNAL_ABORT record.
  *
  * Record numbers are contiguous and never reused; a local operation's sequence number is the number
- * of its record. What write(2) took survives the death of the process; journal_sync() makes it
- * survive the machine's.
+ * of its record; each segment takes one number for its checkpoint. What write(2) took survives the
+ * death of the process; journal_sync() makes it survive the machine's.
+ *
+ * Deciding what is in doubt may itself be cut short. Until the first record that is neither an
+ * abort nor a checkpoint was appended, records repeat the oldest number in doubt; so the owner
+ * appends nothing but aborts before it has decided all. An owner that appends a JOURNAL_NOTE last
+ * thing before a clean close leaves nothing in doubt.
  *
  * All functions may be called from any thread, but for open, recover and close.
  */
@@ -46,14 +51,15 @@ struct journal_record {
 
 struct journal_config {
 	uint64_t segment_size; /* bytes; 0: 16 MiB */
-	/* Fills in the checkpoint with which a new segment starts: all that is needed so that older
+	/* Fills in the checkpoint with which a new segment starts (the first is made by the first
+	 * append after open, not by open): all that is needed so that older
 	 * segments can be dropped. Called under the journal's lock: it may take the
 	 * owner's leaf locks, and must not call the journal. May be NULL. */
 	void (*checkpoint)(void *ctx, struct buf *dst);
 	void *ctx;
 };
 
-/* Opens or makes the journal in directory @dir (made 0700 when absent). Cuts a torn tail, with a
+/* Opens or makes the journal in directory @dir (absolute path; made 0700 when absent). Cuts a torn tail, with a
  * notice in the log. The next record number is above every one found. 0 or -errno (-EBADMSG: a
  * segment before the last is damaged; the log line names it). */
 int journal_open(const char *dir, const struct journal_config *config, struct journal **ret);
@@ -61,8 +67,8 @@ int journal_open(const char *dir, const struct journal_config *config, struct jo
 /* Syncs and closes. */
 void journal_close(struct journal *j);
 
-/* Calls @fn for each record from the oldest kept one to the newest, oldest first; stops at the
- * first error of @fn and returns it. For use between open and the first append. */
+/* Calls @fn for each record, also aborted ones, from the oldest kept one to the newest; stops at
+ * the first error of @fn and returns it. For use between open and the first append. */
 int journal_recover(
 	struct journal *j, int (*fn)(void *ctx, const struct journal_record *r), void *ctx);
 
@@ -75,8 +81,10 @@ int journal_append(struct journal *j, enum journal_kind kind, bool open, const v
 /* The change of an open record was made. */
 void journal_settle(struct journal *j, uint64_t seq);
 
-/* The change of an open record failed: appends JOURNAL_ABORT and settles. Readers skip aborted
- * records of this process' time themselves. */
+/* The change of an open record, or of one that was in doubt at the start, failed: appends
+ * JOURNAL_ABORT and settles. Readers skip all aborted records. Room is kept for aborts on a full
+ * disk; on an error the record is void and settled all the same, but a restart may find it in
+ * doubt. 0 or -errno. */
 int journal_abort(struct journal *j, uint64_t seq);
 
 /* Number of the newest record, settled or not; 0 when there is none. */
@@ -99,17 +107,20 @@ int journal_sync(struct journal *j, uint64_t seq);
 int journal_trim(struct journal *j, uint64_t seq);
 
 /* A descriptor (eventfd, non-blocking, owned by the caller, closed by journal_unwatch) that
- * becomes readable whenever records are settled. */
+ * becomes readable when records are settled. It is signalled once, and again only after some
+ * reader has said -EAGAIN or journal_settled() was called: read the descriptor, then take all that
+ * there is, then wait. It may become readable without need. */
 int journal_watch(struct journal *j, int *ret_fd);
 void journal_unwatch(struct journal *j, int fd);
 
-/* A cursor. Each belongs to one thread. */
+/* A cursor. Each belongs to one thread. @from (and seek's @seq) may be one above the newest record.
+ * 0, -ESTALE below the tail, -EINVAL above that, -ENOMEM. */
 struct journal_reader;
 int journal_reader_open(struct journal *j, uint64_t from, struct journal_reader **ret);
 void journal_reader_close(struct journal_reader *r);
 
-/* The next settled record, not aborted. 0; -EAGAIN when there is none yet; -ESTALE when the place
- * was trimmed away; -EBADMSG when the bytes are damaged. */
+/* The next settled record of any kind, not aborted. 0; -EAGAIN when there is none yet; -ESTALE when
+ * the place was trimmed away; -EBADMSG when the bytes are damaged. */
 int journal_reader_next(struct journal_reader *r, struct journal_record *ret);
 
 /* Goes to the record @seq, which becomes the next one. */
