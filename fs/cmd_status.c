@@ -67,7 +67,7 @@ static bool all_is_well(json_t *status)
 	json_array_foreach (json_object_get(status, "peers"), i, peer)
 		if (number_of(peer, "lag_ops") > 0 || text_of(peer, "error", NULL) ||
 			text_of(peer, "waiting", NULL) ||
-			strcmp(text_of(peer, "state", ""), "in sync") != 0)
+			strcmp(text_of(peer, "state", ""), "in-sync") != 0)
 			return false;
 	return number_of(status, "conflicts") == 0;
 }
