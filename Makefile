@@ -58,4 +58,6 @@ clean: ## remove what was built
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
 
+include mount-helpers/install.mk
+
 -include $(REPLICATE_OBJ:.o=.d) $(FS_OBJ:.o=.d) $(BUILD)/fs/main.d $(UNIT:=.d)
