@@ -23,15 +23,16 @@
  *               zeros up to the end of the file, or its end
  *
  *     record    u32      length of the payload, at most JOURNAL_RECORD_MAX
- *               u32      kind
+ *               u16      kind
+ *               u16      count of open records
  *               u64      number, one more than that of the record before
- *               u64      oldest record that was open then, at most the number itself
- *               u64      XXH3 of the 24 bytes before, seeded with the payload's XXH3
+ *               u64      XXH3 of the 16 bytes before, seeded with the XXH3 of all that follows
+ *               u64 each numbers of the records that were open when it was appended
  *               payload
  *
- * VALIDITY. A record is valid when its length, number, oldest open number and checksum fit and all
- * records before it in the segment are valid. A segment is whole when its valid records reach the
- * number before the next segment's first.
+ * VALIDITY. A record is valid when its length, number and checksum fit and all records before it in
+ * the segment are valid. A segment is whole when its valid records reach the number before the next
+ * segment's first.
  *
  * WRITING. A record is one pwrite(2) behind the last. The segment's space is allocated when it is
  * made and zeroed some way ahead of the records: a later fdatasync(2) then has no extent or size to
@@ -46,9 +47,9 @@
  * valid is the end: the process or the machine died while it was written. The file is cut there, so
  * that nothing behind can ever come back; a last segment without any valid record is deleted, its
  * number is used again by the next segment. The next append starts a new segment.
- * The oldest open number of the newest record tells which records are in doubt. While the owner
- * decides them, the only records that it appends are aborts: those repeat that number, so that a
- * death in the midst of deciding loses no doubt. The first record of another kind ends it.
+ * In doubt are the newest record and those that it names as open. While the owner decides them, the
+ * only records that it appends are aborts: those name the same numbers again, so that a death in
+ * the midst of deciding loses no doubt. The first record of another kind ends it.
  *
  * DESIGN. One mutex. Records that are open and records that were aborted are small sorted arrays.
  * Readers (journal_reader.c) have their own descriptors and take the mutex once per batch.
@@ -56,7 +57,7 @@
 
 #define SEGMENT_SIZE_DEFAULT (16u << 20)
 #define SEGMENT_SIZE_MIN 4096u
-#define RESERVE_MAX (64u << 10)
+#define RESERVE_MAX (256u << 10)
 #define ZERO_STEP (256u << 10)
 #define MARK_DISTANCE (64u << 10)
 
@@ -178,11 +179,18 @@ static bool ends_doubt(enum journal_kind kind)
 	return kind != JOURNAL_ABORT && kind != JOURNAL_CHECKPOINT;
 }
 
-static uint64_t oldest_open(const struct journal *j, enum journal_kind kind, uint64_t seq)
+/* What a record of this kind names as open. While there is doubt nothing is open. */
+static const struct seq_set *named_open(const struct journal *j, enum journal_kind kind)
 {
-	if (j->doubt && !ends_doubt(kind))
-		return j->doubt;
-	return j->open.n ? j->open.seqs[0] : seq;
+	return j->doubt.n && !ends_doubt(kind) ? &j->doubt : &j->open;
+}
+
+static void encode(struct journal *j, const struct journal_record *head, const void *data,
+	size_t len, const void *data2, size_t len2, struct buf *dst)
+{
+	const struct seq_set *open = named_open(j, head->kind);
+
+	record_encode(head, open->seqs, open->n, data, len, data2, len2, dst);
 }
 
 /* At the end of each segment, for aborts only. */
@@ -209,8 +217,7 @@ static int segment_start(struct journal *j, uint64_t first, struct buf *dst)
 		return -ENOMEM;
 	if (checkpoint.len > JOURNAL_RECORD_MAX)
 		return -E2BIG;
-	head.oldest_open = oldest_open(j, head.kind, first);
-	record_encode(&head, checkpoint.data, checkpoint.len, NULL, 0, dst);
+	encode(j, &head, checkpoint.data, checkpoint.len, NULL, 0, dst);
 	return buf_error(dst);
 }
 
@@ -381,15 +388,17 @@ static int append_locked(struct journal *j, enum journal_kind kind, bool open, c
 	struct journal_record head = {.kind = kind};
 	int r;
 
+	if (j->open.n >= RECORD_OPEN_MAX)
+		return -EAGAIN;
 	r = seq_set_reserve(&j->open);
 	if (r == 0)
-		r = make_room(j, kind, RECORD_HEADER_SIZE + len + len2);
+		r = make_room(
+			j, kind, RECORD_HEADER_SIZE + 8 * named_open(j, kind)->n + len + len2);
 	if (r < 0)
 		return r;
 	head.seq = j->head + 1;
-	head.oldest_open = oldest_open(j, kind, head.seq);
 	buf_reset(&j->scratch);
-	record_encode(&head, data, len, data2, len2, &j->scratch);
+	encode(j, &head, data, len, data2, len2, &j->scratch);
 	r = buf_error(&j->scratch);
 	if (r == 0)
 		r = write_record(j);
@@ -399,7 +408,7 @@ static int append_locked(struct journal *j, enum journal_kind kind, bool open, c
 	newest(j)->end += j->scratch.len;
 	j->head = head.seq;
 	if (ends_doubt(kind))
-		j->doubt = 0;
+		j->doubt.n = 0;
 	if (open)
 		seq_set_add(&j->open, head.seq);
 	return 0;
@@ -584,6 +593,7 @@ static void journal_free(struct journal *j)
 	free(j->watches);
 	free(j->open.seqs);
 	free(j->aborted.seqs);
+	free(j->doubt.seqs);
 	buf_clear(&j->scratch);
 	(void)pthread_cond_destroy(&j->synced_cond);
 	(void)pthread_mutex_destroy(&j->lock);

@@ -15,7 +15,7 @@
  * death of the process; journal_sync() makes it survive the machine's.
  *
  * Deciding what is in doubt may itself be cut short. Until the first record that is neither an
- * abort nor a checkpoint was appended, records repeat the oldest number in doubt; so the owner
+ * abort nor a checkpoint was appended, records name what is in doubt as open; so the owner
  * appends nothing but aborts before it has decided all. An owner that appends a JOURNAL_NOTE last
  * thing before a clean close leaves nothing in doubt.
  *
@@ -39,7 +39,8 @@ enum journal_kind {
 
 struct journal_record {
 	uint64_t seq;
-	const uint8_t *open; /* numbers of the records that were open when it was appended, u64 each */
+	const uint8_t
+		*open; /* numbers of the records that were open when it was appended, u64 each */
 	size_t n_open;
 	enum journal_kind kind;
 	const uint8_t *data; /* valid until the reader's next call */
@@ -59,9 +60,9 @@ struct journal_config {
 	void *ctx;
 };
 
-/* Opens or makes the journal in directory @dir (absolute path; made 0700 when absent). Cuts a torn tail, with a
- * notice in the log. The next record number is above every one found. 0 or -errno (-EBADMSG: a
- * segment before the last is damaged; the log line names it). */
+/* Opens or makes the journal in directory @dir (absolute path; made 0700 when absent). Cuts a torn
+ * tail, with a notice in the log. The next record number is above every one found. 0 or -errno
+ * (-EBADMSG: a segment before the last is damaged; the log line names it). */
 int journal_open(const char *dir, const struct journal_config *config, struct journal **ret);
 
 /* Syncs and closes. */

@@ -69,6 +69,21 @@ static int find_segments(int dir, struct found *ret)
 	return r;
 }
 
+/* In doubt after a crash would be: the record itself, and what was open when it was appended. */
+static int note_doubt(struct journal *j, const struct journal_record *r)
+{
+	j->doubt.n = 0;
+	for (size_t i = 0; i <= r->n_open; i++) {
+		if (seq_set_reserve(&j->doubt) < 0)
+			return -ENOMEM;
+		if (i < r->n_open)
+			seq_set_add(&j->doubt, load_u64(r->open + 8 * i));
+		else if (r->kind != JOURNAL_ABORT && r->kind != JOURNAL_CHECKPOINT)
+			seq_set_add(&j->doubt, r->seq);
+	}
+	return 0;
+}
+
 static int note_abort(struct journal *j, const struct journal_record *r)
 {
 	if (r->kind != JOURNAL_ABORT || r->len < 8)
@@ -95,12 +110,13 @@ static int read_segment(struct journal *j, struct segment_cursor *c)
 		r = segment_cursor_next(c, &record);
 		if (r == 0)
 			r = note_abort(j, &record);
+		if (r == 0)
+			r = note_doubt(j, &record);
 		if (r < 0)
 			return r == -ENODATA ? 0 : r;
 		journal_mark(j, record.seq, offset);
 		s->end = c->offset;
 		j->head = record.seq;
-		j->doubt = record.oldest_open;
 	}
 }
 

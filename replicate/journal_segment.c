@@ -57,24 +57,26 @@ static bool segment_header_good(const uint8_t *h, uint64_t first)
 	       load_u64(h + 16) == first && load_u64(h + 24) == XXH3_64bits(h, 24);
 }
 
-/* Of the header (its checksum taken as zero) and the payload behind it. */
+/* Of the header but for its last field, the checksum, and of all that is behind it. */
 static uint64_t record_checksum(const uint8_t *record, size_t len)
 {
-	XXH64_hash_t payload = XXH3_64bits(record + RECORD_HEADER_SIZE, len - RECORD_HEADER_SIZE);
+	XXH64_hash_t rest = XXH3_64bits(record + RECORD_HEADER_SIZE, len - RECORD_HEADER_SIZE);
 
-	return XXH3_64bits_withSeed(record, RECORD_HEADER_SIZE - 8, payload);
+	return XXH3_64bits_withSeed(record, RECORD_HEADER_SIZE - 8, rest);
 }
 
-void record_encode(const struct journal_record *head, const void *data, size_t len,
-	const void *data2, size_t len2, struct buf *dst)
+void record_encode(const struct journal_record *head, const uint64_t *open, size_t n_open,
+	const void *data, size_t len, const void *data2, size_t len2, struct buf *dst)
 {
 	size_t start = dst->len;
 
 	buf_put_u32(dst, (uint32_t)(len + len2));
-	buf_put_u32(dst, head->kind);
+	buf_put_u16(dst, (uint16_t)head->kind);
+	buf_put_u16(dst, (uint16_t)n_open);
 	buf_put_u64(dst, head->seq);
-	buf_put_u64(dst, head->oldest_open);
 	buf_put_u64(dst, 0);
+	for (size_t i = 0; i < n_open; i++)
+		buf_put_u64(dst, open[i]);
 	buf_put(dst, data, len);
 	buf_put(dst, data2, len2);
 	if (!dst->failed)
@@ -165,7 +167,7 @@ static bool all_zero(const uint8_t *p, size_t len)
 int segment_cursor_next(struct segment_cursor *c, struct journal_record *ret)
 {
 	const uint8_t *h;
-	size_t len;
+	size_t len, n_open, total;
 	int r = cursor_fill(c, RECORD_HEADER_SIZE);
 
 	if (r < 0)
@@ -176,24 +178,26 @@ int segment_cursor_next(struct segment_cursor *c, struct journal_record *ret)
 	len = load_u32(h);
 	if (len == 0 && all_zero(h, RECORD_HEADER_SIZE))
 		return -ENODATA;
-	if (len > JOURNAL_RECORD_MAX || load_u64(h + 8) != c->at || load_u64(h + 16) > c->at)
+	if (len > JOURNAL_RECORD_MAX || load_u64(h + 8) != c->at)
 		return -EBADMSG;
-	r = cursor_fill(c, RECORD_HEADER_SIZE + len);
+	n_open = load_u32(h + 4) >> 16;
+	total = RECORD_HEADER_SIZE + 8 * n_open + len;
+	r = cursor_fill(c, total);
 	if (r < 0)
 		return r;
 	h = c->buf + c->pos;
-	if (c->len - c->pos < RECORD_HEADER_SIZE + len ||
-		load_u64(h + 24) != record_checksum(h, RECORD_HEADER_SIZE + len))
+	if (c->len - c->pos < total || load_u64(h + 16) != record_checksum(h, total))
 		return -EBADMSG;
 	*ret = (struct journal_record){
 		.seq = c->at,
-		.oldest_open = load_u64(h + 16),
-		.kind = load_u32(h + 4),
-		.data = h + RECORD_HEADER_SIZE,
+		.open = h + RECORD_HEADER_SIZE,
+		.n_open = n_open,
+		.kind = load_u32(h + 4) & 0xffff,
+		.data = h + RECORD_HEADER_SIZE + 8 * n_open,
 		.len = len,
 	};
-	c->pos += RECORD_HEADER_SIZE + len;
-	c->offset += RECORD_HEADER_SIZE + len;
+	c->pos += total;
+	c->offset += total;
 	c->at++;
 	return 0;
 }

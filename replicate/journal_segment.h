@@ -10,7 +10,8 @@
 #include <sys/types.h>
 
 #define SEGMENT_HEADER_SIZE 32
-#define RECORD_HEADER_SIZE 32
+#define RECORD_HEADER_SIZE 24
+#define RECORD_OPEN_MAX UINT16_MAX
 #define SEGMENT_NAME_SIZE 21 /* 16 hex digits, ".log", NUL */
 #define SEGMENT_TEMP "new.tmp"
 
@@ -19,9 +20,9 @@ void segment_name(uint64_t first, char dst[SEGMENT_NAME_SIZE]);
 bool segment_name_parse(const char *name, uint64_t *ret_first);
 
 void segment_header_encode(uint64_t first, uint8_t dst[SEGMENT_HEADER_SIZE]);
-/* Appends a record, header and both pieces, to @dst. */
-void record_encode(const struct journal_record *head, const void *data, size_t len,
-	const void *data2, size_t len2, struct buf *dst);
+/* Appends a record, header, open numbers and both pieces, to @dst. Of @head kind and seq count. */
+void record_encode(const struct journal_record *head, const uint64_t *open, size_t n_open,
+	const void *data, size_t len, const void *data2, size_t len2, struct buf *dst);
 
 /* A place in a segment, and the bytes that were read ahead from there. */
 struct segment_cursor {

@@ -50,13 +50,13 @@ struct journal {
 	/* all of the following: guarded by lock */
 	struct segment *segments; /* owned; oldest first */
 	size_t n_segments, cap_segments;
-	int fd;           /* of the newest segment, when records may be added to it; else -1 */
-	uint64_t size;    /* of its file; the space is allocated */
-	uint64_t zeroed;  /* offset up to which zeros or records were written */
-	bool sealed;      /* an append went wrong in it: the next record starts a new one */
-	uint64_t head;    /* newest record; 0: none */
-	uint64_t settled; /* all up to here are settled */
-	uint64_t doubt;   /* oldest record in doubt since the start; 0: none */
+	int fd;               /* of the newest segment, when records may be added to it; else -1 */
+	uint64_t size;        /* of its file; the space is allocated */
+	uint64_t zeroed;      /* offset up to which zeros or records were written */
+	bool sealed;          /* an append went wrong in it: the next record starts a new one */
+	uint64_t head;        /* newest record; 0: none */
+	uint64_t settled;     /* all up to here are settled */
+	struct seq_set doubt; /* records in doubt since the start */
 	struct seq_set open;
 	struct seq_set aborted; /* of the records that are kept */
 	struct watch *watches;  /* owned */
