@@ -29,7 +29,8 @@ int confine_check(const char *path, bool allow_root);
 int confine_open(int root, const char *path, int flags, mode_t mode);
 
 /* Opens the parent directory of @path (O_PATH) and points *ret_name at the last component,
- * inside @path. @path must not be "". 0 or -errno. */
+ * inside @path. @path must not be "". 0 or -errno; a parent that is itself a symbolic link is
+ * -ENOTDIR. */
 int confine_parent(int root, const char *path, int *ret_fd, const char **ret_name);
 
 /* fstatat of @path, never following a link. 0 or -errno. */
