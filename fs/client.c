@@ -49,16 +49,21 @@ int client_each_mount(int (*fn)(void *ctx, const char *mountpoint), void *ctx)
 	return mounts_each(call_for_ours, &each);
 }
 
-static int print_mount(void *ctx, const char *mountpoint)
+/* Adds @mountpoint to the list *ctx. */
+static int list_mount(void *ctx, const char *mountpoint)
 {
-	(void)ctx;
-	fprintf(stderr, "  %s\n", mountpoint);
+	char **list = ctx, *longer;
+
+	if (asprintf(&longer, "%s%s%s", *list ? *list : "", *list ? ", " : "", mountpoint) < 0)
+		return -ENOMEM;
+	free(*list);
+	*list = longer;
 	return 0;
 }
 
 static int check_mounted(const char *mountpoint)
 {
-	_cleanup_free_ char *source = NULL, *type = NULL;
+	_cleanup_free_ char *source = NULL, *type = NULL, *list = NULL;
 	int r = mounts_at(mountpoint, &source, &type);
 
 	if (r < 0) {
@@ -67,8 +72,10 @@ static int check_mounted(const char *mountpoint)
 	}
 	if (r > 0 && strcmp(type, MOUNTS_TYPE) == 0)
 		return 0;
-	client_complain("%s is no mount point of tandemfs; those there are:", mountpoint);
-	r = client_each_mount(print_mount, NULL);
+	r = client_each_mount(list_mount, &list);
+	if (r == 0)
+		client_complain("%s is no mount point of tandemfs; there is %s", mountpoint,
+			list ? list : "none mounted");
 	return r < 0 ? r : -ENOENT;
 }
 
@@ -180,6 +187,13 @@ enum exit_code client_request(const char *mountpoint, const char *state, json_t 
 		client_complain("%s: %s", mountpoint, error);
 	json_decref(last);
 	return code;
+}
+
+void client_print_json(const json_t *value)
+{
+	(void)json_dumpf(
+		value, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
+	putchar('\n');
 }
 
 struct client_size client_size_text(uint64_t bytes)

@@ -40,6 +40,9 @@ struct client_size {
 };
 struct client_size client_size_text(uint64_t bytes);
 
+/* Prints @value on stdout. That all output could be written is checked at the end, by ferror(3). */
+void client_print_json(const json_t *value);
+
 /* A progress line on stderr when that is a terminal: "label [####    ] 40% 4000 of 10000". @total
  * 0: not known. client_progress_end() wipes it. */
 void client_progress(const char *label, uint64_t done, uint64_t total);

@@ -26,7 +26,7 @@ static uint64_t number_of(json_t *object, const char *key)
 	return n < 0 ? 0 : (uint64_t)n;
 }
 
-/* "in sync", "12 changes, 3.4 MiB, 5.1 s behind" */
+/* "nothing to send", "12 changes, 3.4 MiB, 5.1 s behind" */
 static void print_lag(json_t *peer)
 {
 	uint64_t ops = number_of(peer, "lag_ops");
@@ -109,8 +109,7 @@ static void take_status(void *ctx, json_t *line)
 	if (c->all)
 		(void)json_array_append(c->all, status);
 	else if (c->json) {
-		json_dumpf(status, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-		putchar('\n');
+		client_print_json(status);
 	} else {
 		print_status(status);
 	}
@@ -148,8 +147,7 @@ enum exit_code cmd_status(const struct command_line *line)
 		c.code = EXIT_CANNOT;
 	}
 	if (c.all) {
-		json_dumpf(c.all, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-		putchar('\n');
+		client_print_json(c.all);
 		json_decref(c.all);
 	} else if (r == 0 && c.n == 0) {
 		printf("no tandemfs is mounted\n");

@@ -49,8 +49,7 @@ enum exit_code cmd_verify(const struct command_line *line)
 	code = client_request(
 		mountpoint, state, json_pack("{s:s}", "command", "verify"), take_line, &c);
 	if (c.all && code <= EXIT_NO) {
-		json_dumpf(c.all, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-		putchar('\n');
+		client_print_json(c.all);
 	} else if (!c.all && code == EXIT_DONE) {
 		printf("%s: identical, %llu entries compared\n", mountpoint,
 			(unsigned long long)c.entries);

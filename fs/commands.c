@@ -122,5 +122,10 @@ enum exit_code commands_run(int argc, char *const *argv)
 		line.mountpoint = argv[optind];
 	if (c->needs_mountpoint && !line.mountpoint)
 		return usage_error(c, "the mount point is missing");
-	return c->run(&line);
+	code = c->run(&line);
+	if (fflush(stdout) == EOF || ferror(stdout)) {
+		client_complain("%s: the output could not be written", c->name);
+		return EXIT_CANNOT;
+	}
+	return code;
 }

@@ -235,8 +235,7 @@ static int answer_stop(struct control_client *client, json_t *request, char **re
 		return fail(EXIT_CANNOT, ret_error, "%s is in use; `fuser -vm %s` shows by whom",
 			config->mountpoint, config->mountpoint);
 	if (r < 0)
-		return fail(EXIT_CANNOT, ret_error, "cannot unmount %s: %s", config->mountpoint,
-			strerror(-r));
+		return fail(EXIT_CANNOT, ret_error, "cannot unmount: %s", strerror(-r));
 	return EXIT_DONE;
 }
 

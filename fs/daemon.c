@@ -10,11 +10,14 @@
  * not survive fork(2), so everything that starts one comes after it, in the child.
  *
  * STATE/lock is locked with flock(2) as long as the daemon lives, however it dies. It holds the
- * process id, for people.
+ * process id, for people. The backing directory itself is locked likewise: two daemons on one, each
+ * with a state of its own, would not know of each other's changes.
  */
 
 #include "daemon.h"
 
+#include "control.h"
+#include "mounts.h"
 #include "replicate/base/cleanup.h"
 #include "replicate/base/durable.h"
 
@@ -26,9 +29,12 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define LOCK_NAME "lock"
 #define REPORT_MAX 8192
+/* After umount(8) a daemon may still have files to close. */
+#define LOCK_SECONDS 10
 /* Among the last to be killed: the web root hangs on it. */
 #define OOM_SCORE "-500"
 
@@ -202,6 +208,42 @@ static int explain_held(int fd, const char *state, char **ret_error)
 		state, *pid ? pid : "unknown");
 }
 
+/* Locks @fd. A holder that is not @alive is ending, or starting and will soon be; it gets
+ * LOCK_SECONDS. -EWOULDBLOCK when it keeps the lock. */
+static int lock_patiently(int fd, bool (*alive)(const char *what), const char *what)
+{
+	const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+
+	for (int i = 0; i < LOCK_SECONDS * 50; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return -errno;
+		if (alive(what))
+			break;
+		(void)nanosleep(&pause, NULL);
+	}
+	return -EWOULDBLOCK;
+}
+
+static bool control_answers(const char *state)
+{
+	_cleanup_close_ int fd = control_connect(state);
+
+	return fd >= 0;
+}
+
+static int is_ours_of(void *ctx, const char *source, const char *dir, const char *type)
+{
+	(void)dir;
+	return strcmp(type, MOUNTS_TYPE) == 0 && strcmp(source, ctx) == 0;
+}
+
+static bool is_mounted(const char *backing)
+{
+	return mounts_each(is_ours_of, (void *)backing) > 0;
+}
+
 int daemon_lock(const char *state, int *ret_fd, char **ret_error)
 {
 	_cleanup_close_ int dir = -1, fd = -1;
@@ -220,12 +262,12 @@ int daemon_lock(const char *state, int *ret_fd, char **ret_error)
 	if (fd < 0)
 		return explain(-errno, ret_error, "cannot write in state directory %s: %s", state,
 			strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno == EWOULDBLOCK)
-			return explain_held(fd, state, ret_error);
-		return explain(-errno, ret_error, "cannot lock %s/" LOCK_NAME ": %s", state,
-			strerror(errno));
-	}
+	r = lock_patiently(fd, control_answers, state);
+	if (r == -EWOULDBLOCK)
+		return explain_held(fd, state, ret_error);
+	if (r < 0)
+		return explain(
+			r, ret_error, "cannot lock %s/" LOCK_NAME ": %s", state, strerror(-r));
 	(void)snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	if (ftruncate(fd, 0) < 0)
 		return explain(-errno, ret_error, "%s/" LOCK_NAME ": %s", state, strerror(errno));
@@ -233,5 +275,20 @@ int daemon_lock(const char *state, int *ret_fd, char **ret_error)
 	if (r < 0)
 		return explain(r, ret_error, "%s/" LOCK_NAME ": %s", state, strerror(-r));
 	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+int daemon_lock_backing(int root, const char *backing, char **ret_error)
+{
+	int r = lock_patiently(root, is_mounted, backing);
+
+	if (r == -EWOULDBLOCK)
+		return explain(-EBUSY, ret_error,
+			"backing directory %s is mounted by another tandemfs daemon; `tandemfs "
+			"status` shows where",
+			backing);
+	if (r < 0)
+		return explain(r, ret_error, "cannot lock backing directory %s: %s", backing,
+			strerror(-r));
 	return 0;
 }

@@ -29,9 +29,14 @@ int daemon_detach(void);
  * is refused is logged at info: both are better, neither is needed. */
 void daemon_raise_limits(void);
 
-/* Makes @state (0700) when absent and takes the lock that holds off a second daemon. The lock
- * goes with the descriptor. 0; -errno with a sentence in *ret_error (freed by the caller). */
+/* Makes @state (0700) when absent and takes the lock that holds off a second daemon; it goes with
+ * the descriptor. A daemon that is just ending is waited for. 0; -errno with a sentence in
+ * *ret_error (freed by the caller). */
 int daemon_lock(const char *state, int *ret_fd, char **ret_error);
+
+/* Holds off a second daemon on the same backing directory, which is open as @root, as long as
+ * @root is open. Otherwise as daemon_lock(). */
+int daemon_lock_backing(int root, const char *backing, char **ret_error);
 
 #define _cleanup_report_ __attribute__((cleanup(daemon_report_clear)))
 

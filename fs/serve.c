@@ -3,7 +3,7 @@
 /*
  * The order of a start, and backwards of an end:
  *
- *     lock of the state directory
+ *     locks of the state and the backing directory
  *     replica_open()      journal and identities; nobody is called yet
  *     mount_new()         mounted; requests queue up in the kernel
  *     replica_start()     threads
@@ -181,6 +181,8 @@ static int begin(struct server *v, char **ret_error)
 	struct replica_hooks hooks;
 	int r = daemon_lock(v->start->state, &v->lock, ret_error);
 
+	if (r == 0)
+		r = daemon_lock_backing(v->start->root, v->start->backing, ret_error);
 	if (r == 0)
 		r = open_replica(v, ret_error);
 	if (r == 0)

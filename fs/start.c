@@ -21,6 +21,7 @@
 #include <pwd.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 /* Sets *ret_error and returns @error, or -ENOMEM. */
@@ -52,6 +53,17 @@ static int resolve_directories(const struct options *o, struct start *s, char **
 	return 0;
 }
 
+/* Everybody who still uses it gets ENOTCONN; there is nothing in it to be lost. */
+static int detach_dead(const struct start *s, char **ret_error)
+{
+	if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+		return refuse(-errno, ret_error,
+			"%s is mounted at %s, its daemon is dead, and it cannot be unmounted: %s",
+			s->backing, s->mountpoint, strerror(errno));
+	log_notice("%s: the daemon of the mount before is dead: mounting anew", s->mountpoint);
+	return 0;
+}
+
 /* Sets s->mounted when there is nothing to do. */
 static int check_mounted(struct start *s, char **ret_error)
 {
@@ -68,9 +80,9 @@ static int check_mounted(struct start *s, char **ret_error)
 			"mount point %s is busy: %s (%s) is mounted there; `umount %s` first",
 			s->mountpoint, source, type, s->mountpoint);
 	if (stat(s->mountpoint, &st) < 0)
-		return refuse(-errno, ret_error,
-			"%s is mounted at %s already, but its daemon is dead (%s); `umount %s` first",
-			s->backing, s->mountpoint, strerror(errno), s->mountpoint);
+		return errno == ENOTCONN ? detach_dead(s, ret_error)
+					 : refuse(-errno, ret_error, "%s, mounted already: %s",
+						   s->mountpoint, strerror(errno));
 	s->mounted = true;
 	return 0;
 }
@@ -95,6 +107,40 @@ static int check_mountpoint(const struct start *s, char **ret_error)
 		return refuse(-ELOOP, ret_error,
 			"backing directory %s lies within the mount point %s and would be hidden by it",
 			s->backing, s->mountpoint);
+	return 0;
+}
+
+struct holder_search {
+	const char *path;
+	size_t len; /* of the mount point that holds the path */
+	bool ours;
+};
+
+static int take_if_longer(void *ctx, const char *source, const char *dir, const char *type)
+{
+	struct holder_search *s = ctx;
+	size_t len = strlen(dir);
+
+	(void)source;
+	if (!confine_below(s->path + 1, dir + 1) || len < s->len)
+		return 0;
+	s->len = len;
+	s->ours = strcmp(type, MOUNTS_TYPE) == 0;
+	return 0;
+}
+
+/* One tandemfs over another would replicate each change twice. */
+static int check_holder(const struct start *s, char **ret_error)
+{
+	struct holder_search search = {.path = s->backing};
+	int r = mounts_each(take_if_longer, &search);
+
+	if (r < 0)
+		return refuse(r, ret_error, "cannot read the table of mounts: %s", strerror(-r));
+	if (search.ours)
+		return refuse(-EINVAL, ret_error,
+			"backing directory %s is itself in a tandemfs mount, %.*s", s->backing,
+			(int)search.len, s->backing);
 	return 0;
 }
 
@@ -209,6 +255,8 @@ static int prepare(const struct options *o, struct start *s, char **ret_error)
 	if (r < 0 || s->mounted)
 		return r;
 	r = check_mountpoint(s, ret_error);
+	if (r == 0)
+		r = check_holder(s, ret_error);
 	if (r == 0)
 		r = open_backing(s, ret_error);
 	if (r == 0)

@@ -14,7 +14,8 @@ struct start {
 };
 
 /* Fills in *ret from the options. 0, or -errno with a sentence in *ret_error (freed by the
- * caller). Changes nothing. */
+ * caller). Changes nothing, but for a mount of the same source whose daemon is dead: that is taken
+ * away. */
 int start_prepare(const struct options *o, struct start *ret, char **ret_error);
 void start_clear(struct start *s);
 
