@@ -113,6 +113,18 @@ static int punch_gaps(int fd, const struct work *w, uint64_t size)
 	return 0;
 }
 
+/* ftruncate(2) to the present size is no no-op: ext4 may start to write. */
+static int set_size(int fd, uint64_t size)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size == size)
+		return 0;
+	return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+}
+
 static int set_attributes(int fd, const struct stat *now, const struct op *op)
 {
 	int r = inode_own(fd, now, op->mask, op);
@@ -138,27 +150,33 @@ static int change_in_place(const struct work *w, const struct source *s)
 		r = source_copy(w->t, s, fd);
 	if (r < 0)
 		return r;
-	if (ftruncate(fd, (off_t)w->content->size) < 0 || fstat(fd, &st) < 0)
+	r = set_size(fd, w->content->size);
+	if (r < 0)
+		return r;
+	if (fstat(fd, &st) < 0)
 		return -errno;
 	return set_attributes(fd, &st, w->op);
 }
 
 /* ---- by rename ---- */
 
-/* Puts the file together under a new name in scratch. */
+/* Puts the file together under a new name in scratch. The mode is given at once, as far as the
+ * umask lets it, to save the call; nobody else reaches scratch. */
 static int assemble(const struct work *w, const struct source *s, const char *name, int *ret)
 {
 	_cleanup_close_ int fd = -1;
 	int r;
 
-	fd = openat(w->t->scratch, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	fd = openat(w->t->scratch, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+		w->op->mask & OP_MODE ? w->op->mode & 0777 : 0600);
 	if (fd < 0)
 		return -errno;
 	r = source_copy(w->t, s, fd);
 	if (r < 0)
 		return r;
-	if (ftruncate(fd, (off_t)w->content->size) < 0)
-		return -errno;
+	r = set_size(fd, w->content->size);
+	if (r < 0)
+		return r;
 	*ret = steal_fd(&fd);
 	return 0;
 }
