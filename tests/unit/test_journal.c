@@ -522,16 +522,17 @@ static void lost_page_does_not_resurrect(void **state)
 	char path[128];
 	size_t len;
 	char *good = make_tail(f, path, &len);
-	uint64_t head;
+	struct stat st;
 
 	memset(good + TAIL_FROM + TAIL_RECORD, 0, TAIL_RECORD);
 	spew(path, good, len);
 	free(good);
 	start(f);
-	head = journal_head(f->j);
-	assert_int_equal(head, 2);
+	assert_int_equal(journal_head(f->j), 2);
 	assert_int_equal(recover(f->j).locals, 1);
-	restart(f); /* nothing was appended in between */
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, TAIL_FROM + TAIL_RECORD); /* no longer anywhere */
+	restart(f);                                            /* nothing was appended in between */
 	assert_int_equal(journal_head(f->j), 2);
 }
 
