@@ -196,30 +196,58 @@ static int answer_wait(struct control_client *client, json_t *request, char **re
 
 /* ---- verify ---- */
 
-static void send_difference(void *ctx, const struct replica_difference *d)
+struct verify_run {
+	struct control_client *client;
+	int64_t last_ms; /* of the last progress line */
+	uint64_t done, total;
+};
+
+static json_t *progress_line(uint64_t done, uint64_t total)
 {
-	/* A client that is gone is remembered by control_client_send(). */
-	(void)control_client_send(
-		ctx, json_pack("{s:{s:o,s:o,s:s}}", "difference", "peer", text_or_null(d->peer),
-			     "path", text_or_null(d->path), "what", d->what));
+	return json_pack(
+		"{s:{s:I,s:I}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total);
 }
 
-static void send_progress(void *ctx, uint64_t done, uint64_t total)
+static void send_difference(void *ctx, const struct replica_difference *d)
 {
-	(void)control_client_send(ctx, json_pack("{s:{s:I,s:I}}", "progress", "done",
-					       (json_int_t)done, "total", (json_int_t)total));
+	struct verify_run *run = ctx;
+
+	/* A client that is gone is remembered by control_client_send(). */
+	(void)control_client_send(run->client,
+		json_pack("{s:{s:o,s:o,s:s}}", "difference", "peer", text_or_null(d->peer), "path",
+			text_or_null(d->path), "what", d->what));
+}
+
+/* A line at most each tenth of a second: the rest would only be overwritten. */
+static bool send_progress(void *ctx, uint64_t done, uint64_t total)
+{
+	struct verify_run *run = ctx;
+	int64_t now = monotonic_ms();
+
+	if (now - run->last_ms >= 100) {
+		run->last_ms = now;
+		(void)control_client_send(run->client, progress_line(done, total));
+	}
+	run->done = done;
+	run->total = total;
+	return !control_client_gone(run->client);
 }
 
 static int answer_verify(struct control_client *client, json_t *request, char **ret_error)
 {
 	struct replica *replica = control_client_config(client)->replica;
-	int r = replica_verify(replica, send_difference, send_progress, client, ret_error);
+	struct verify_run run = {.client = client};
+	int r = replica_verify(replica, send_difference, send_progress, &run, ret_error);
 
 	(void)request;
+	/* So that the last line says how many were compared. */
+	(void)control_client_send(client, progress_line(run.done, run.total));
 	if (r >= 0)
 		return r == 0 ? EXIT_DONE : EXIT_NO;
 	if (*ret_error)
 		return EXIT_CANNOT;
+	if (r == -ECANCELED)
+		return fail(EXIT_CANNOT, ret_error, "the daemon ends: not compared to the end");
 	return fail(EXIT_CANNOT, ret_error, "cannot compare: %s", strerror(-r));
 }
 

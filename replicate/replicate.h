@@ -184,15 +184,16 @@ bool replica_verify_known(const char *name);
 /*
  * Compares the tree here with each active peer's by digest (type, mode, owner, size, mtime, bytes,
  * xattrs, link target, which names are one inode). Differences are looked at again before they are
- * reported, since both mounts are in use. @report is called for each; @progress (may be NULL) with
- * entries done and the total, 0 while not known. Returns the number of differences or -errno;
- * *ret_error as for replica_open.
+ * reported, since both mounts are in use. @report is called for each; @progress, once a second or
+ * more often, with entries done and the total, 0 while not known; when it returns false the
+ * comparison ends with -ECANCELED. Returns the number of differences or -errno; *ret_error as for
+ * replica_open.
  */
 struct replica_difference {
 	const char *peer, *path;
 	const char *what; /* "only here", "only there", "content", "mode", "owner", "mtime", ... */
 };
 int replica_verify(struct replica *r, void (*report)(void *ctx, const struct replica_difference *d),
-	void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, char **ret_error);
+	bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, char **ret_error);
 
 #endif

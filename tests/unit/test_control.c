@@ -23,6 +23,7 @@
 
 static atomic_int lag;
 static atomic_int waiters;
+static atomic_bool endless; /* a comparison goes on until it is stopped */
 
 int replica_status(struct replica *r, struct replica_status *ret)
 {
@@ -104,13 +105,21 @@ int replica_wait_all(
 }
 
 int replica_verify(struct replica *r, void (*report)(void *ctx, const struct replica_difference *d),
-	void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, char **ret_error)
+	bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, char **ret_error)
 {
 	const struct replica_difference d = {"sftp://web2/x", "a/\xe4/b", "content"};
 
 	(void)r;
 	(void)ret_error;
-	progress(ctx, 10, 20);
+	for (int i = 0; endless; i++) {
+		waiters = 1;
+		if (!progress(ctx, (uint64_t)i, 0)) {
+			waiters = 0;
+			return -ECANCELED;
+		}
+	}
+	if (!progress(ctx, 10, 20))
+		return -ECANCELED;
 	report(ctx, &d);
 	return 1;
 }
@@ -142,6 +151,7 @@ static int setup(void **state)
 		.ctx = f};
 
 	lag = 0;
+	endless = false;
 	(void)snprintf(f->dir, sizeof(f->dir), "/tmp/test_control.XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	*state = f;
@@ -261,7 +271,7 @@ static void test_verify(void **state)
 	assert_int_equal(client_request("/mnt", f->dir, json_pack("{s:s}", "command", "verify"),
 				 take_line, lines),
 		EXIT_NO);
-	assert_int_equal(json_array_size(lines), 2);
+	assert_int_equal(json_array_size(lines), 3);
 	d = json_object_get(json_array_get(lines, 1), "difference");
 	assert_string_equal(json_string_value(json_object_get(d, "path")), "a/\\xe4/b");
 	json_decref(lines);
@@ -324,14 +334,12 @@ static void test_too_many_clients(void **state)
 	fail_msg("the places of clients that are gone are not given back");
 }
 
-static void test_client_that_leaves(void **state)
+static void leave(struct fixture *f, const char *request)
 {
 	const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
-	struct fixture *f = *state;
 	int fd = control_connect(f->dir);
 
-	lag = 1;
-	assert_int_equal(send(fd, "{\"command\":\"wait\"}\n", 19, 0), 19);
+	assert_int_equal(send(fd, request, strlen(request), 0), strlen(request));
 	for (int i = 0; i < 1000 && waiters == 0; i++)
 		(void)nanosleep(&pause, NULL);
 	assert_int_equal(waiters, 1);
@@ -339,6 +347,14 @@ static void test_client_that_leaves(void **state)
 	for (int i = 0; i < 1000 && waiters > 0; i++)
 		(void)nanosleep(&pause, NULL);
 	assert_int_equal(waiters, 0);
+}
+
+static void test_client_that_leaves(void **state)
+{
+	lag = 1;
+	endless = true;
+	leave(*state, "{\"command\":\"wait\"}\n");
+	leave(*state, "{\"command\":\"verify\"}\n");
 }
 
 /* The end of the daemon ends what is under way. */
