@@ -164,6 +164,8 @@ static int open_inode(const struct apply_target *t, const struct op *op, struct 
 		return fd;
 	if (fstat(fd, ret) < 0)
 		return -errno;
+	if (op->flags & OP_IS_DIR && !S_ISDIR(ret->st_mode))
+		return -ENOTDIR;
 	return steal_fd(&fd);
 }
 

@@ -57,6 +57,16 @@ static int reserve(int fd, const struct content *c)
 	return 0;
 }
 
+/* Gives back what lies past the end, and the mtime: as if nothing had been tried. */
+static int unreserve(int fd, const struct stat *before, int error)
+{
+	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, before->st_mtim};
+
+	if (ftruncate(fd, before->st_size) == 0)
+		(void)inode_times(fd, ts);
+	return error;
+}
+
 static int write_zeros(int fd, uint64_t start, uint64_t end)
 {
 	_cleanup_free_ uint8_t *zeros = calloc(1, 65536);
@@ -144,8 +154,9 @@ static int change_in_place(const struct work *w, const struct source *s)
 	if (fd < 0)
 		return -errno;
 	r = reserve(fd, w->content);
-	if (r == 0)
-		r = punch_gaps(fd, w, (uint64_t)w->place.st.st_size);
+	if (r < 0)
+		return unreserve(fd, &w->place.st, r);
+	r = punch_gaps(fd, w, (uint64_t)w->place.st.st_size);
 	if (r == 0)
 		r = source_copy(w->t, s, fd);
 	if (r < 0)

@@ -89,9 +89,10 @@ static int make(const struct apply_target *t, const struct op *op, const struct 
 		r = make_same(op, &p);
 	} else {
 		r = make_new(t, op, m, &p);
-		fault_point("apply.names.after");
-		if (r == 0)
+		if (r == 0) {
+			fault_point("apply.names.after");
 			r = place_touch(&p, op->time);
+		}
 	}
 	if (r == 0)
 		r = place_stat(&p, &ret->after);

@@ -110,6 +110,8 @@ int apply_rename(const struct apply_target *t, const struct op *op, struct apply
 		result_same(ret, &p.to.st);
 		return 0;
 	}
+	if (op->flags & OP_IS_DIR && p.from.st.st_ino && !S_ISDIR(p.from.st.st_mode))
+		return -ENOTDIR;
 	if (p.to.dir < 0 || (p.from.dir < 0 && op->flags & OP_EXCHANGE))
 		return -ENOENT;
 	r = op->flags & OP_EXCHANGE ? exchange(&p, op) : replace(&p, op);

@@ -181,13 +181,18 @@ int source_open(const struct apply_target *t, const struct content *c, struct so
 
 void source_close(const struct apply_target *t, struct source *s, int r)
 {
+	bool kept = true;
+
 	if (s->fd >= 0)
 		(void)close(s->fd);
 	s->fd = -1;
 	if (!s->name[0])
 		return;
-	/* What was uploaded again under the name meanwhile stays, and this one goes. */
-	if (r == 0 || r == -EBADMSG ||
+	/* What was uploaded again under the name meanwhile stays, and this one goes. A directory
+	 * that the account slipped in cannot be unlinked: it goes back. */
+	if (r == 0 || r == -EBADMSG)
+		kept = unlinkat(t->scratch, s->name, 0) < 0;
+	if (kept &&
 		renameat2(t->scratch, s->name, t->stage, s->content->stage, RENAME_NOREPLACE) < 0)
 		(void)unlinkat(t->scratch, s->name, 0);
 	s->name[0] = '\0';
