@@ -291,6 +291,9 @@ static void sets_attributes(void **state)
 	assert_int_equal(st.st_mtim.tv_sec, -2);
 	assert_int_equal(st.st_mtim.tv_nsec, 500000000);
 	assert_int_equal(st.st_atim.tv_nsec, (T0 + 2) % 1000000000);
+	op.uid = 78; /* chown alone would clear setuid and setgid */
+	applied(f, &op);
+	assert_int_equal(stat_of(f->t.root, "a").st_mode, S_IFREG | 06755);
 	op.mask = OP_UID;
 	op.uid = 77;
 	applied(f, &op);

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "apply_fixture.h"
 
+#include "replicate/base/fault.h"
+
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
 /* ---- content ---- */
 
 static void new_file_inline(void **state)
@@ -280,45 +286,131 @@ static void alive_during_long_work(void **state)
 
 /* ---- a full disk ---- */
 
-static void full_disk_leaves_the_old_file(void **state)
+/* @small.base is a file system of about 1.3 MiB. */
+static void fill_up(struct fixture *small)
 {
-	struct fixture *f = *state;
-	struct fixture small = {.base = ""};
 	size_t size = 700u << 10;
 	_cleanup_free_ char *data = malloc(size + 1);
 	struct range e[2] = {{0, 350u << 10}, {400u << 10, 350u << 10}};
 	struct content c;
 	struct op op;
 
-	need_root();
 	assert_non_null(data);
 	memset(data, 'x', size);
 	data[size] = '\0';
-	strcpy(small.base, f->base);
-	strcat(small.base, "/outside");
-	if (mount("tmpfs", small.base, "tmpfs", 0, "size=1m") < 0)
-		skip();
-	fixture_dirs(&small);
-	put_file(small.t.root, "a", "old");
-	c = staged(&small, "up.1", data, 750u << 10, e, 2);
+	fixture_dirs(small);
+	put_file(small->t.root, "a", "old");
+	c = staged(small, "up.1", data, 750u << 10, e, 2);
 	op = content_op("a", &c, OP_WHOLE);
-	assert_int_equal(op_apply(&small.t, &op, &(struct apply_result){0}), -ENOSPC);
-	assert_file(small.t.root, "a", "old");
-	assert_int_equal(stat_of(small.t.stage, "up.1").st_size, size); /* for a retry */
+	set_mtime(small->t.root, "a", (int64_t)T0 - 3);
+	assert_int_equal(op_apply(&small->t, &op, &(struct apply_result){0}), -ENOSPC);
+	assert_file(small->t.root, "a", "old");
+	assert_int_equal(stat_of(small->t.stage, "up.1").st_size, size); /* for a retry */
 	op.flags = 0;
 	op.ranges = e;
 	op.n_ranges = 2;
-	set_mtime(small.t.root, "a", (int64_t)T0 - 3);
-	assert_int_equal(op_apply(&small.t, &op, &(struct apply_result){0}), -ENOSPC);
-	assert_file(small.t.root, "a", "old");
-	assert_int_equal(mtime_of(small.t.root, "a"), T0 - 3);
-	assert_int_equal(count_names(small.t.scratch), 0);
-	close(small.t.root);
-	close(small.t.scratch);
-	close(small.t.stage);
-	close(small.dir);
+	assert_int_equal(op_apply(&small->t, &op, &(struct apply_result){0}), -ENOSPC);
+	assert_file(small->t.root, "a", "old");
+	assert_int_equal(mtime_of(small->t.root, "a"), T0 - 3);
+	assert_int_equal(count_names(small->t.scratch), 0);
+	close(small->t.root);
+	close(small->t.scratch);
+	close(small->t.stage);
+	close(small->dir);
+}
+
+static void full_disk(struct fixture *f, const char *mount_command)
+{
+	struct fixture small = {.base = ""};
+	char command[512];
+
+	need_root();
+	strcpy(small.base, f->base);
+	strcat(small.base, "/outside");
+	snprintf(command, sizeof(command), "cd %s && { %s; } 2>/dev/null", f->base, mount_command);
+	if (system(command) != 0)
+		skip();
+	fill_up(&small);
 	assert_int_equal(umount(small.base), 0);
 }
+
+static void full_tmpfs_leaves_the_old_file(void **state)
+{
+	full_disk(*state, "mount -t tmpfs -o size=1m tmpfs outside");
+}
+
+static void full_ext4_leaves_the_old_file(void **state)
+{
+	full_disk(*state, "truncate -s 1400k img && PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q img &&"
+			  " mount -o loop img outside");
+}
+
+/* ---- killed on the way (make FAULTS=1) ---- */
+
+#ifdef TANDEMFS_FAULTS
+static const char *fatal_label;
+
+static void die_at_label(const char *label)
+{
+	if (strcmp(label, fatal_label) == 0)
+		(void)kill(getpid(), SIGKILL);
+}
+
+static void killed_at(struct fixture *f, struct op *op, const char *label)
+{
+	struct apply_result ret;
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		fatal_label = label;
+		fault_set_hook(die_at_label);
+		_exit(op_apply(&f->t, op, &ret) == 0 ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void killed_while_replacing(void **state)
+{
+	static const char *const labels[] = {
+		"apply.content.before_rename", "apply.content.after_rename"};
+	struct fixture *f = *state;
+	struct range e = whole_of("staged");
+	struct content c;
+	struct op op;
+	size_t i;
+
+	for (i = 0; i < 2; i++) {
+		put_file(f->t.root, "a", "old");
+		c = staged(f, "up.1", "staged", 6, &e, 1);
+		op = content_op("a", &c, OP_WHOLE);
+		killed_at(f, &op, labels[i]);
+		assert_file(f->t.root, "a", i ? "staged" : "old");
+		applied(f, &op);
+		assert_file(f->t.root, "a", "staged");
+		assert_int_equal(count_names(f->t.stage), 0);
+	}
+}
+
+static void killed_while_renaming(void **state)
+{
+	struct fixture *f = *state;
+	struct op op = op_of(OP_RENAME, "a", "b");
+	struct apply_result ret;
+
+	put_file(f->t.root, "a", "moved");
+	put_file(f->t.root, "b", "replaced");
+	op.flags = OP_REPLACED;
+	assert_int_equal(fid_of_path(f->t.root, "a", &op.fid), 0);
+	killed_at(f, &op, "apply.rename.after");
+	assert_int_equal(op_applied(f->t.root, &op), 1);
+	assert_int_equal(op_apply(&f->t, &op, &ret), 0);
+	assert_false(ret.changed);
+	assert_file(f->t.root, "b", "moved");
+}
+#endif
 
 int main(void)
 {
@@ -337,7 +429,12 @@ int main(void)
 		CASE(stage_traps),
 		CASE(crashed_between_taking_and_renaming),
 		CASE(alive_during_long_work),
-		CASE(full_disk_leaves_the_old_file),
+		CASE(full_tmpfs_leaves_the_old_file),
+		CASE(full_ext4_leaves_the_old_file),
+#ifdef TANDEMFS_FAULTS
+		CASE(killed_while_replacing),
+		CASE(killed_while_renaming),
+#endif
 	};
 
 	return cmocka_run_group_tests_name("apply_content", tests, NULL, NULL);
