@@ -99,18 +99,23 @@ static inline int setup(void **state)
 	return 0;
 }
 
+/* Cleans up after failed tests too. */
 static inline int teardown(void **state)
 {
 	struct fixture *f = *state;
-	char command[128];
+	unsigned descriptors;
+	char command[512];
 
 	close(f->t.root);
 	close(f->t.scratch);
 	close(f->t.stage);
 	close(f->dir);
-	assert_int_equal(count_descriptors(), f->descriptors);
-	snprintf(command, sizeof(command), "rm -rf %s", f->base);
+	descriptors = count_descriptors();
+	snprintf(command, sizeof(command),
+		"if mountpoint -q %s/outside; then umount -l %s/outside; fi; rm -rf %s", f->base,
+		f->base, f->base);
 	assert_int_equal(system(command), 0);
+	assert_int_equal(descriptors, f->descriptors);
 	free(f);
 	return 0;
 }
