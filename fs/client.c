@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 void client_complain(const char *format, ...)
 {
@@ -141,6 +142,7 @@ static int read_answer(int fd, void (*fn)(void *ctx, json_t *line), void *ctx, j
 	*ret_last = NULL;
 	if (!f)
 		return -errno;
+	errno = 0;
 	while (!*ret_last && (len = getline(&line, &size, f)) > 0) {
 		json_t *object = json_loadb(line, (size_t)len, 0, NULL);
 
@@ -155,13 +157,15 @@ static int read_answer(int fd, void (*fn)(void *ctx, json_t *line), void *ctx, j
 		if (fn)
 			fn(ctx, object);
 		json_decref(object);
+		errno = 0;
 	}
-	return 0;
+	return *ret_last || errno == 0 ? 0 : -errno;
 }
 
 enum exit_code client_request(const char *mountpoint, const char *state, json_t *request,
-	void (*fn)(void *ctx, json_t *line), void *ctx)
+	unsigned seconds, void (*fn)(void *ctx, json_t *line), void *ctx)
 {
+	const struct timeval limit = {.tv_sec = seconds};
 	_cleanup_close_ int fd = control_connect(state);
 	enum exit_code code = EXIT_CANNOT;
 	const char *error;
@@ -172,10 +176,19 @@ enum exit_code client_request(const char *mountpoint, const char *state, json_t 
 		json_decref(request);
 		return explain_connect(mountpoint, state, fd);
 	}
-	r = send_request(fd, request);
+	r = setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ? -errno : 0;
+	if (r < 0)
+		json_decref(request);
+	else
+		r = send_request(fd, request);
 	if (r == 0)
 		r = read_answer(fd, fn, ctx, &last);
 	client_progress_end();
+	if (r == -EAGAIN) {
+		client_complain("%s: the daemon has not answered for %u s; is it stopped?",
+			mountpoint, seconds);
+		return EXIT_CANNOT;
+	}
 	if (r < 0 || !last) {
 		client_complain("%s: the daemon did not finish its answer%s%s", mountpoint,
 			r < 0 ? ": " : "", r < 0 ? strerror(-r) : "");

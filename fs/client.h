@@ -26,10 +26,10 @@ enum exit_code client_find(
 	const char *given, bool mounted, char **ret_mountpoint, char **ret_state);
 
 /* Sends @request (stolen) to the daemon of @state and hands every line of the answer but the last
- * to @fn (may be NULL). The exit code of the last line; its error, and why there is none, are
- * printed with @mountpoint. */
+ * to @fn (may be NULL). A daemon that is silent for @seconds is given up; 0: never. The exit code
+ * of the last line; its error, and why there is none, are printed with @mountpoint. */
 enum exit_code client_request(const char *mountpoint, const char *state, json_t *request,
-	void (*fn)(void *ctx, json_t *line), void *ctx);
+	unsigned seconds, void (*fn)(void *ctx, json_t *line), void *ctx);
 
 /* One line on stderr. */
 __attribute__((format(printf, 1, 2))) void client_complain(const char *format, ...);

@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#define STATUS_SECONDS 10
+
 static const char *text_of(json_t *object, const char *key, const char *otherwise)
 {
 	const char *s = json_string_value(json_object_get(object, key));
@@ -122,8 +124,8 @@ static int status_of(void *ctx, const char *given)
 	enum exit_code code = client_find(given, true, &mountpoint, &state);
 
 	if (code == EXIT_DONE)
-		code = client_request(
-			mountpoint, state, json_pack("{s:s}", "command", "status"), take_status, c);
+		code = client_request(mountpoint, state, json_pack("{s:s}", "command", "status"),
+			STATUS_SECONDS, take_status, c);
 	if (code != EXIT_DONE)
 		c->code = code;
 	c->n++;

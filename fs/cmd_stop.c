@@ -47,7 +47,7 @@ enum exit_code cmd_stop(const struct command_line *line)
 	enum exit_code code = client_find(line->mountpoint, true, &mountpoint, &state);
 
 	if (code == EXIT_DONE)
-		code = client_request(
-			mountpoint, state, json_pack("{s:s}", "command", "stop"), NULL, NULL);
+		code = client_request(mountpoint, state, json_pack("{s:s}", "command", "stop"),
+			END_SECONDS, NULL, NULL);
 	return code == EXIT_DONE ? wait_for_end(mountpoint, state) : code;
 }

@@ -47,7 +47,7 @@ enum exit_code cmd_verify(const struct command_line *line)
 	if (line->json)
 		c.all = json_array();
 	code = client_request(
-		mountpoint, state, json_pack("{s:s}", "command", "verify"), take_line, &c);
+		mountpoint, state, json_pack("{s:s}", "command", "verify"), 0, take_line, &c);
 	if (c.all && code <= EXIT_NO) {
 		client_print_json(c.all);
 	} else if (!c.all && code == EXIT_DONE) {

@@ -235,7 +235,7 @@ static void test_status(void **state)
 	json_t *lines = json_array(), *status, *peer;
 
 	lag = 3;
-	assert_int_equal(client_request("/mnt", f->dir, json_pack("{s:s}", "command", "status"),
+	assert_int_equal(client_request("/mnt", f->dir, json_pack("{s:s}", "command", "status"), 20,
 				 take_line, lines),
 		EXIT_DONE);
 	assert_int_equal(json_array_size(lines), 1);
@@ -268,7 +268,7 @@ static void test_verify(void **state)
 	struct fixture *f = *state;
 	json_t *lines = json_array(), *d;
 
-	assert_int_equal(client_request("/mnt", f->dir, json_pack("{s:s}", "command", "verify"),
+	assert_int_equal(client_request("/mnt", f->dir, json_pack("{s:s}", "command", "verify"), 20,
 				 take_line, lines),
 		EXIT_NO);
 	assert_int_equal(json_array_size(lines), 3);
