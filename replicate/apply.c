@@ -200,6 +200,31 @@ int op_applied(int root, const struct op *op)
 	}
 }
 
+int apply_clean_scratch(int scratch)
+{
+	_cleanup_closedir_ DIR *d = NULL;
+	const struct dirent *entry;
+	int fd = openat(scratch, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	d = fdopendir(fd);
+	if (!d) {
+		int e = -errno;
+
+		(void)close(fd);
+		return e;
+	}
+	while ((errno = 0, entry = readdir(d))) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (unlinkat(scratch, entry->d_name, 0) < 0 &&
+			(errno != EISDIR || unlinkat(scratch, entry->d_name, AT_REMOVEDIR) < 0))
+			return -errno;
+	}
+	return -errno;
+}
+
 static bool earlier(const struct timespec *a, const struct timespec *b)
 {
 	return a->tv_sec != b->tv_sec ? a->tv_sec < b->tv_sec : a->tv_nsec < b->tv_nsec;

@@ -17,7 +17,8 @@
 
 struct apply_target {
 	int root;    /* the backing directory */
-	int scratch; /* directory on the same file system where a new file is put together */
+	int scratch; /* directory on the same file system where what is new is put together; out of
+		      * reach of everybody else */
 	int stage;   /* where staged contents of this sender lie; -1: none */
 	/* Called now and then during long work, so that the peer sees life; may be NULL. */
 	void (*alive)(void *ctx);
@@ -47,6 +48,12 @@ struct apply_result {
  * - without OP_WHOLE: size, holes and extents in place, then times. The file must exist.
  * - a link to an inode at path, rename of path: the path must exist; for a rename that is
  *   already done (fid tells: op->fid is the receiver's inode when the op was journaled) success.
+ * - a staged file is consumed: gone after success and after -EBADMSG, back in the stage after any
+ * other error. When it is missing and the file at the path has the content's bytes, size and mtime
+ * the op was done before: success; else -EBADMSG.
+ * - a whole file over an existing one leaves its directory's mtime as it is.
+ * - rename over something without OP_REPLACED: -EEXIST. An exchange of which path2 is missing moves
+ * path there.
  * - OP_GONE: content, link, attributes: nothing. Rename: if path exists it is renamed as usual,
  * else what stands at path2 is removed.
  * - unlink, rmdir of what is not there: success, not changed. rmdir of a directory that is not
@@ -61,6 +68,11 @@ int op_apply(const struct apply_target *t, const struct op *op, struct apply_res
  * where the op has a fid. For content and attributes the answer is false (they can be repeated). 1,
  * 0 or -errno. */
 int op_applied(int root, const struct op *op);
+
+/* Removes what a crash left in scratch, none of it deeper than one level. To be called before the
+ * first op: a staged content that had been taken there is asked for again (-EBADMSG). 0 or -errno.
+ */
+int apply_clean_scratch(int scratch);
 
 /* Sets the directory's mtime to @time (ns) if it is older or @force. 0 or -errno. */
 int apply_touch(int root, const char *dir, uint64_t time, bool force);

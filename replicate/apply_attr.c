@@ -236,7 +236,7 @@ int apply_removexattr(const struct apply_target *t, const struct op *op, struct 
 	return look_after(fd, ret);
 }
 
-/* The inode and the directory that names it. What is gone needs no disk. */
+/* The inode and the directory that names it. */
 int apply_fsync(const struct apply_target *t, const struct op *op, struct apply_result *ret)
 {
 	char parent[TANDEMFS_PATH_MAX + 1];
@@ -244,7 +244,7 @@ int apply_fsync(const struct apply_target *t, const struct op *op, struct apply_
 	size_t len = confine_parent_len(op->path);
 
 	if (node < 0)
-		return node == -ENOENT ? 0 : node;
+		return node;
 	if (S_ISREG(ret->before.st_mode) || S_ISDIR(ret->before.st_mode)) {
 		fd = confine_open(t->root, op->path, O_RDONLY | O_NONBLOCK, 0);
 		if (fd < 0)

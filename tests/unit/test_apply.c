@@ -435,7 +435,22 @@ static void syncs(void **state)
 	op.path = (char *)"";
 	applied(f, &op);
 	op.path = (char *)"gone";
+	refused(f, &op, -ENOENT);
+	op.flags = OP_GONE;
 	applied(f, &op);
+}
+
+static void cleans_scratch(void **state)
+{
+	struct fixture *f = *state;
+
+	put_file(f->t.scratch, "new.1.2", "half");
+	put_file(f->t.scratch, "s77.up", "staged");
+	assert_int_equal(mkdirat(f->t.scratch, "new.1.3", 0700), 0);
+	assert_int_equal(symlinkat("../root", f->t.scratch, "new.1.4"), 0);
+	assert_int_equal(apply_clean_scratch(f->t.scratch), 0);
+	assert_int_equal(count_names(f->t.scratch), 0);
+	assert_int_equal(apply_clean_scratch(f->t.scratch), 0);
 }
 
 int main(void)
@@ -460,6 +475,7 @@ int main(void)
 		CASE(paths_that_leave_or_belong_to_tandemfs),
 		CASE(missing_parent),
 		CASE(syncs),
+		CASE(cleans_scratch),
 	};
 
 	return cmocka_run_group_tests_name("apply", tests, NULL, NULL);
