@@ -61,3 +61,9 @@ help: ## list the targets
 include mount-helpers/install.mk
 
 -include $(REPLICATE_OBJ:.o=.d) $(FS_OBJ:.o=.d) $(BUILD)/fs/main.d $(UNIT:=.d)
+
+# tests/sim needs the fault points: make FAULTS=1 sim
+SIM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c))
+$(BUILD)/tests/sim/sim: $(SIM_OBJ) $(BUILD)/libreplicate.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+-include $(SIM_OBJ:.o=.d)

@@ -12,8 +12,9 @@ struct bulk_job {
 	struct bulk_job *next; /* of the queues */
 	struct op op;          /* with content described; its stage name and digest are filled in */
 	int fd;                /* the backing file; owned */
-	struct position seen;  /* of the peer, when the op was made */
-	bool deferred;         /* the peer was told that it comes late */
+	struct local_head head;
+	struct stat before; /* of the file, when it was described */
+	bool deferred;      /* the peer was told that it comes late */
 	uint64_t started_ms;
 	int result;         /* 0 or -errno */
 	bool remote_failed; /* the connection is to blame, not the file */

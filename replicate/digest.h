@@ -26,6 +26,9 @@ int digest_of(const char *name, const void *data, size_t len, uint8_t dst[OP_DIG
 /* @len random bytes from OpenSSL's generator, for identities. 0 or -EIO. */
 int digest_random(void *dst, size_t len);
 
+/* Bytes from @source instead, for a simulation that must replay; NULL: OpenSSL's again. */
+void digest_set_random(void (*source)(void *dst, size_t len));
+
 static inline void digest_cleanup(struct digest **d)
 {
 	digest_free(*d);

@@ -117,14 +117,31 @@ struct origin *origin_find_locked(struct replica *r, const char *id);
 /* Whether a writer truncated @fid or made it and has not closed it since. */
 bool replica_whole_dirty(struct replica *r, const struct fid *fid);
 
+/* From now on replica_now() gives no time before @time, an applied op's: the directories' mtimes on
+ * both sides come to the latest op that changed them, whatever the order in which they arrive. */
+void replica_saw_time(struct replica *r, uint64_t time);
+
+/* The mtimes that the directories of the names that @op changes are to have after it: its time,
+ * unless theirs is later. */
+void replica_parent_times(struct replica *r, const struct op *op, uint64_t ret[2]);
+/* Gives them these. */
+void replica_touch_parents(struct replica *r, const struct op *op, const uint64_t times[2]);
+
 bool replica_is_aborted(struct replica *r, uint64_t seq);
 
 /* Drops segments that every peer has and that hold no dirty mark. */
 void replica_trim(struct replica *r);
 
-/* Splits the payload of a JOURNAL_LOCAL: position of @origin_id when the op was made (zeros when
- * unknown; id NULL: not wanted) and the reader at the op. 0 or -EBADMSG. */
-int local_split(const void *data, size_t len, const char *origin_id, struct position *ret_seen,
+/* What stands before the op in a JOURNAL_LOCAL. */
+struct local_head {
+	uint64_t logged;      /* ns since the epoch */
+	struct position seen; /* what had been applied of one origin when the op was made */
+	unsigned tries;       /* the sender's: times that its file changed under an upload */
+};
+
+/* Splits the payload of a JOURNAL_LOCAL into its head, with `seen` of @origin_id (zeros when that
+ * is NULL or unknown), and the reader at the op. 0 or -EBADMSG. */
+int local_split(const void *data, size_t len, const char *origin_id, struct local_head *ret_head,
 	struct reader *ret_op);
 
 /* The payload of a JOURNAL_REMOTE, before the op (OP_ENCODE_BRIEF, absent for REMOTE_DEFER and
@@ -134,6 +151,8 @@ struct remote_record {
 	char id[WIRE_ID_LEN + 1];
 	uint64_t seq;
 	enum remote_how how;
+	uint64_t touch[2]; /* the mtimes that the directories of path and path2 are to have after
+			    * it, ns; 0: as they are */
 };
 void remote_record_put(struct buf *b, const struct remote_record *m);
 int remote_record_get(struct reader *r, struct remote_record *ret);

@@ -136,7 +136,7 @@ static int add_spool(struct inbound *in, const char *id)
 	}
 	s->inbound = in;
 	s->notify = -1;
-	(void)snprintf(s->id, sizeof(s->id), "%s", id);
+	memcpy(s->id, id, WIRE_ID_LEN); /* the caller has looked at the length */
 	e = receiver_new(in->replica, id, dir, &s->receiver);
 	if (e < 0)
 		(void)close(dir);

@@ -143,7 +143,7 @@ static int sync_path(struct receiver *v, const struct op *op)
 	return e;
 }
 
-static int apply_locked(struct receiver *v, struct op *op, const struct remote_record *m)
+static int apply_locked(struct receiver *v, struct op *op, struct remote_record *m)
 {
 	struct replica *r = v->replica;
 	struct apply_target target = {.root = r->root,
@@ -156,6 +156,7 @@ static int apply_locked(struct receiver *v, struct op *op, const struct remote_r
 	int e;
 
 	(void)fid_of_path(r->root, op->path, &op->fid); /* none for what does not exist yet */
+	replica_parent_times(r, op, m->touch);
 	e = append_remote(v, m, op, true, &own);
 	if (e < 0)
 		return e;
@@ -167,6 +168,8 @@ static int apply_locked(struct receiver *v, struct op *op, const struct remote_r
 
 		return aborted < 0 ? aborted : e;
 	}
+	replica_touch_parents(r, op, m->touch);
+	replica_saw_time(r, op->time);
 	(void)move_position(v, m); /* PASS and LATE cannot fail */
 	if (r->hooks.applied)
 		r->hooks.applied(r->hooks.ctx, op, &result);

@@ -59,7 +59,7 @@ static const struct op_spec specs[] = {
 		.fields = OP_FIELD_ATTRS | OP_FIELD_RANGES | OP_FIELD_CONTENT,
 		.flags = WIRE_FLAGS | OP_GONE | OP_WHOLE,
 		.sent = true},
-	[OP_DIRTY] = {.name = "dirty"},
+	[OP_DIRTY] = {.name = "dirty", .flags = OP_WHOLE},
 	[OP_FSYNC] = {.name = "fsync",
 		.flags = WIRE_FLAGS | OP_GONE | OP_IS_DIR,
 		.sent = true,

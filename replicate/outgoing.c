@@ -25,6 +25,10 @@
 #include <string.h>
 #include <utlist.h>
 
+/* A file that is changed in place all the time goes as it was read in the end; its next content
+ * mends it. */
+#define TRIES_MAX 3
+
 static void drop_flight(struct sender *s, struct flight *f)
 {
 	DL_DELETE(s->flights, f);
@@ -48,18 +52,26 @@ static void drop_deferred(struct sender *s, uint64_t seq)
 	}
 }
 
+static void drop_unready(struct sender *s, struct unready *u)
+{
+	LL_DELETE(s->unready, u);
+	op_clear(&u->op);
+	free(u);
+}
+
 void outgoing_reset(struct sender *s)
 {
 	while (s->flights)
 		drop_flight(s, s->flights);
 	while (s->deferred)
 		drop_deferred(s, s->deferred->op.seq);
+	while (s->unready)
+		drop_unready(s, s->unready);
 	op_clear(&s->held);
 	buf_reset(&s->out);
 	s->barrier = s->at_end = false;
 	s->n_resend = 0;
 	s->last_sent = 0;
-	s->seen = (struct position){0};
 	if (s->cursor)
 		journal_reader_close(s->cursor);
 	s->cursor = NULL;
@@ -94,7 +106,8 @@ int outgoing_start(struct sender *s, const struct position *applied)
 
 /* ---- frames ---- */
 
-static int add_flight(struct sender *s, const struct op *op, size_t frame, uint64_t started_ms)
+static int add_flight(struct sender *s, const struct op *op, const struct local_head *head,
+	size_t frame, uint64_t started_ms)
 {
 	struct flight *f = calloc(1, sizeof(*f));
 	char text[512];
@@ -102,7 +115,7 @@ static int add_flight(struct sender *s, const struct op *op, size_t frame, uint6
 	if (!f)
 		return -ENOMEM;
 	f->seq = op->seq;
-	f->time = op->time;
+	f->logged = head ? head->logged : 0;
 	f->sent_ms = started_ms;
 	f->frame = frame;
 	if (op->path) {
@@ -119,19 +132,19 @@ static int add_flight(struct sender *s, const struct op *op, size_t frame, uint6
 
 /* A frame about @op: the op itself, or only its number for WIRE_DEFER and WIRE_VOID. */
 static int put_frame(struct sender *s, enum wire_kind kind, const struct op *op,
-	const struct position *seen, uint64_t started_ms)
+	const struct local_head *head, uint64_t started_ms)
 {
 	size_t start = wire_begin(&s->out, kind);
 	int r;
 
 	buf_put_u64(&s->out, op->seq);
 	if (kind == WIRE_OP) {
-		position_encode(seen, &s->out);
+		position_encode(&head->seen, &s->out);
 		op_encode(op, OP_ENCODE_WIRE, &s->out);
 	}
 	wire_end(&s->out, start);
 	r = buf_error(&s->out);
-	return r < 0 ? r : add_flight(s, op, s->out.len - start, started_ms);
+	return r < 0 ? r : add_flight(s, op, head, s->out.len - start, started_ms);
 }
 
 /* Nothing is left to send of @op: a number that the peer waits for must still be named. */
@@ -171,9 +184,37 @@ static bool is_blocked(const struct sender *s, const struct op *op)
 
 /* ---- contents ---- */
 
-static int start_upload(struct sender *s, struct op *op, const struct position *seen, int *fd)
+static bool is_relaxed(const struct sender *s, const struct op *op)
 {
-	bool relaxed = s->replica->config.order == ORDER_RELAXED || (op->flags & OP_LATE);
+	return s->replica->config.order == ORDER_RELAXED || (op->flags & OP_LATE);
+}
+
+static int wait_for_writer(struct sender *s, struct op *op, const struct local_head *head)
+{
+	struct unready *u = calloc(1, sizeof(*u));
+	int r = 0;
+
+	if (!u)
+		return -ENOMEM;
+	if (is_relaxed(s, op))
+		r = announce(s, op);
+	else
+		s->barrier = true;
+	content_free(op->content);
+	op->content = NULL;
+	u->op = *op;
+	u->head = *head;
+	*op = (struct op){0};
+	if (is_relaxed(s, &u->op))
+		u->op.flags |= OP_LATE;
+	LL_APPEND(s->unready, u);
+	return r;
+}
+
+static int start_upload(struct sender *s, struct op *op, const struct local_head *head,
+	const struct stat *before, int *fd)
+{
+	bool relaxed = is_relaxed(s, op);
 	struct bulk_job *job = calloc(1, sizeof(*job));
 	_cleanup_free_ char *stage = NULL;
 	int r;
@@ -192,7 +233,8 @@ static int start_upload(struct sender *s, struct op *op, const struct position *
 	if (r == 0) {
 		job->started_ms = clock_mono_ms();
 		job->deferred = relaxed;
-		job->seen = *seen;
+		job->head = *head;
+		job->before = *before;
 		job->fd = steal_fd(fd);
 		job->op = *op;
 		*op = (struct op){0};
@@ -213,7 +255,7 @@ static bool is_gone(int error)
 	return error == -ESTALE || error == -ENOENT || error == -ENOTDIR || error == -ELOOP;
 }
 
-static int send_content(struct sender *s, struct op *op, const struct position *seen)
+static int send_content(struct sender *s, struct op *op, const struct local_head *head)
 {
 	struct replica *r = s->replica;
 	_cleanup_close_ int fd = fid_open(r->root, &op->fid, op->path, O_RDONLY | O_NOFOLLOW);
@@ -222,10 +264,12 @@ static int send_content(struct sender *s, struct op *op, const struct position *
 
 	if (e == 0)
 		e = content_describe(fd, op, &st);
-	if (is_gone(e) || replica_whole_dirty(r, &op->fid))
+	if (is_gone(e))
 		return put_void(s, op);
+	if (e == 0 && replica_whole_dirty(r, &op->fid))
+		return wait_for_writer(s, op, head);
 	if (e == 0 && content_data_len(op->content) > INLINE_MAX)
-		return start_upload(s, op, seen, &fd);
+		return start_upload(s, op, head, &st, &fd);
 	if (e == 0)
 		e = content_load(fd, op, r->config.verify);
 	if (e < 0) {
@@ -233,7 +277,7 @@ static int send_content(struct sender *s, struct op *op, const struct position *
 			strerror(-e));
 		return e;
 	}
-	return put_frame(s, WIRE_OP, op, seen, clock_mono_ms());
+	return put_frame(s, WIRE_OP, op, head, clock_mono_ms());
 }
 
 static bool take_pending(struct sender *s, struct op *op)
@@ -261,26 +305,26 @@ static void mark_gone(struct sender *s, struct op *op)
 	cleanup_close(&fd);
 }
 
-static int send_op(struct sender *s, struct op *op, const struct position *seen)
+static int send_op(struct sender *s, struct op *op, const struct local_head *head)
 {
 	if (op->type == OP_CONTENT) {
 		if (!(op->flags & OP_LATE) && !take_pending(s, op))
 			return 0;
-		return send_content(s, op, seen);
+		return send_content(s, op, head);
 	}
 	mark_gone(s, op);
-	return put_frame(s, WIRE_OP, op, seen, clock_mono_ms());
+	return put_frame(s, WIRE_OP, op, head, clock_mono_ms());
 }
 
 /* ---- reading the journal ---- */
 
 static int decode_local(struct sender *s, const struct journal_record *rec, struct op *ret,
-	struct position *ret_seen)
+	struct local_head *ret_head)
 {
 	struct reader src;
 	const char *why = "its head is damaged";
 	int r = local_split(
-		rec->data, rec->len, s->peer->known ? s->peer->node.id : NULL, ret_seen, &src);
+		rec->data, rec->len, s->peer->known ? s->peer->node.id : NULL, ret_head, &src);
 
 	if (r == 0)
 		r = op_decode(&src, OP_ENCODE_LOCAL, ret, &why);
@@ -293,7 +337,7 @@ static int decode_local(struct sender *s, const struct journal_record *rec, stru
 }
 
 /* The next op for the peer. 0, -EAGAIN at the end, or -errno. */
-static int next_op(struct sender *s, struct op *ret, struct position *ret_seen)
+static int next_op(struct sender *s, struct op *ret, struct local_head *ret_head)
 {
 	struct journal_record rec;
 
@@ -307,7 +351,7 @@ static int next_op(struct sender *s, struct op *ret, struct position *ret_seen)
 		s->passed = rec.seq;
 		if (rec.kind != JOURNAL_LOCAL || replica_is_aborted(s->replica, rec.seq))
 			continue;
-		r = decode_local(s, &rec, ret, ret_seen);
+		r = decode_local(s, &rec, ret, ret_head);
 		if (r < 0)
 			return r;
 		if (op_is_sent(ret->type))
@@ -323,17 +367,17 @@ static int resend_one(struct sender *s)
 	struct journal_reader *reader;
 	struct journal_record rec;
 	_cleanup_op_ struct op op = {.seq = seq, .flags = OP_LATE};
-	struct position seen;
+	struct local_head head;
 	int r = journal_reader_open(s->replica->journal, seq, &reader);
 
 	if (r < 0)
 		return r;
 	r = journal_reader_next(reader, &rec);
 	if (r == 0 && rec.seq == seq && rec.kind == JOURNAL_LOCAL) {
-		r = decode_local(s, &rec, &op, &seen);
+		r = decode_local(s, &rec, &op, &head);
 		op.flags |= OP_LATE;
 		if (r == 0)
-			r = send_op(s, &op, &seen);
+			r = send_op(s, &op, &head);
 	} else if (r == 0 || r == -ESTALE) {
 		log_warning("%s waits for our change %llu, which is no longer in the journal",
 			peer_label(s->peer), (unsigned long long)seq);
@@ -359,7 +403,7 @@ static int send_held(struct sender *s)
 	int r;
 
 	s->held = (struct op){0};
-	r = send_op(s, &op, &s->held_seen);
+	r = send_op(s, &op, &s->held_head);
 	op_clear(&op);
 	return r;
 }
@@ -376,7 +420,7 @@ int outgoing_fill(struct sender *s)
 				return 0;
 			r = send_held(s);
 		} else {
-			r = next_op(s, &s->held, &s->held_seen);
+			r = next_op(s, &s->held, &s->held_head);
 			if (r == -EAGAIN)
 				return 0;
 		}
@@ -390,7 +434,7 @@ int outgoing_fill(struct sender *s)
 
 static int finish_upload(struct sender *s, struct bulk_job *job)
 {
-	int r;
+	bool changed;
 
 	if (job->result < 0) {
 		log_line(job->remote_failed ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
@@ -398,12 +442,34 @@ static int finish_upload(struct sender *s, struct bulk_job *job)
 			strerror(-job->result));
 		return job->result;
 	}
-	if (replica_whole_dirty(s->replica, &job->op.fid))
-		r = put_void(s, &job->op);
-	else
-		r = put_frame(s, WIRE_OP, &job->op, &job->seen, job->started_ms);
 	drop_deferred(s, job->op.seq);
 	s->barrier = false;
+	changed = !content_unchanged(&job->before, job->fd) && job->head.tries++ < TRIES_MAX;
+	if (changed || replica_whole_dirty(s->replica, &job->op.fid))
+		return wait_for_writer(s, &job->op, &job->head);
+	return put_frame(s, WIRE_OP, &job->op, &job->head, job->started_ms);
+}
+
+/* Sends what was waiting for a writer that has closed. What the writer changed goes along. */
+static int send_unready(struct sender *s)
+{
+	struct unready *u, *next;
+	int r = 0;
+
+	LL_FOREACH_SAFE (s->unready, u, next) {
+		if (replica_whole_dirty(s->replica, &u->op.fid))
+			continue;
+		LL_DELETE(s->unready, u);
+		drop_deferred(s, u->op.seq);
+		s->barrier = false;
+		(void)take_pending(
+			s, &u->op); /* not covered: it was taken before the writer came */
+		r = send_content(s, &u->op, &u->head);
+		op_clear(&u->op);
+		free(u);
+		if (r < 0)
+			break;
+	}
 	return r;
 }
 
@@ -416,7 +482,7 @@ int outgoing_collect(struct sender *s)
 		r = finish_upload(s, job);
 		bulk_job_free(job);
 	}
-	return r;
+	return r < 0 ? r : send_unready(s);
 }
 
 /* ---- acknowledgements ---- */

@@ -214,7 +214,8 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 	struct reader src;
 	_cleanup_op_ struct op op = {0};
 	const char *why = "";
-	int e = local_split(rec->data, rec->len, NULL, NULL, &src);
+	struct local_head head;
+	int e = local_split(rec->data, rec->len, NULL, &head, &src);
 
 	if (e == 0)
 		e = op_decode(&src, OP_ENCODE_LOCAL, &op, &why);
@@ -224,10 +225,9 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 		return e;
 	}
 	op.seq = rec->seq;
-	atomic_store(&r->last_time, op.time);
+	replica_saw_time(r, op.time);
 	if (op_is_sent(op.type))
 		atomic_store(&r->last_local, rec->seq);
-	settle_dirty(r, &op);
 	for (size_t i = 0; i < r->n_peers && op.type == OP_CONTENT; i++) {
 		e = pending_add(r->peers[i].pending, &op);
 		if (e < 0)
@@ -235,7 +235,7 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 	}
 	for (size_t i = 0; i < r->n_peers; i++)
 		if (r->peers[i].oldest_time == 0 && rec->seq > r->peers[i].applied.high)
-			r->peers[i].oldest_time = op.time;
+			r->peers[i].oldest_time = head.logged;
 	if (is_doubtful(v, rec->seq) && op.type != OP_CONTENT && op.type != OP_DIRTY &&
 		op.type != OP_FSYNC) {
 		struct doubt d = {.seq = rec->seq, .kind = rec->kind, .op = op};
@@ -243,6 +243,7 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 		op = (struct op){0};
 		return doubt_add(v, &d);
 	}
+	settle_dirty(r, &op);
 	if (op.type == OP_CREATE || op.type == OP_DIRTY)
 		return add_dirty(r, rec->seq, &op);
 	return 0;
@@ -265,10 +266,13 @@ static int take_remote(struct recovery *v, const struct journal_record *rec)
 	d.before = o->applied;
 	d.remote = m;
 	e = remote_record_move(&m, &o->applied);
-	if (e < 0 || !is_doubtful(v, rec->seq) || m.how == REMOTE_DEFER || m.how == REMOTE_VOID)
+	if (e < 0 || m.how == REMOTE_DEFER || m.how == REMOTE_VOID || reader_left(&src) == 0)
 		return e;
 	e = op_decode(&src, OP_ENCODE_BRIEF, &d.op, &why);
-	if (e == 0)
+	if (e < 0)
+		return e;
+	replica_saw_time(v->r, d.op.time);
+	if (is_doubtful(v, rec->seq))
 		e = doubt_add(v, &d);
 	op_clear(&d.op);
 	return e;
@@ -355,19 +359,6 @@ static int abort_record(struct replica *r, const struct doubt *d)
 	return e;
 }
 
-static void finish_touch(struct replica *r, const struct op *op)
-{
-	const char *const paths[] = {op->path, op->type == OP_SYMLINK ? NULL : op->path2};
-
-	for (int i = 0; i < 2; i++) {
-		_cleanup_free_ char *dir = NULL;
-
-		if (!paths[i] || !(dir = strndup(paths[i], confine_parent_len(paths[i]))))
-			continue;
-		replica_touch(r, dir, op->time);
-	}
-}
-
 static bool sets_attributes(const struct op *op)
 {
 	return op->type == OP_SETATTR || op->type == OP_SETXATTR || op->type == OP_REMOVEXATTR;
@@ -394,6 +385,8 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 		d->op.path, applied > 0 ? "it was done" : "it was not done");
 	if (applied < 0)
 		return applied;
+	if (d->kind == JOURNAL_REMOTE)
+		replica_touch_parents(r, &d->op, d->remote.touch);
 	if (applied == 0) {
 		if (d->kind == JOURNAL_REMOTE) {
 			struct origin *o = replica_origin(r, d->remote.id);
@@ -403,12 +396,11 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 		}
 		return abort_record(r, d);
 	}
-	if (d->kind == JOURNAL_LOCAL && d->op.type == OP_CREATE)
-		return add_dirty(r, d->seq, &d->op);
-	if (d->kind == JOURNAL_LOCAL)
-		settle_dirty(r, &d->op);
-	finish_touch(r, &d->op);
-	return 0;
+	if (d->kind == JOURNAL_REMOTE)
+		return 0;
+	settle_dirty(r, &d->op);
+	replica_touch_parents(r, &d->op, (uint64_t[2]){d->op.time, d->op.time});
+	return d->op.type == OP_CREATE ? add_dirty(r, d->seq, &d->op) : 0;
 }
 
 static int emit_content(struct replica *r, const struct dirty *d)

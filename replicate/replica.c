@@ -5,12 +5,13 @@
  * to local changes, starts the threads.
  *
  * Payload of a JOURNAL_LOCAL record:
+ *     u64 when it was made, ns since the epoch
  *     u8 origins, each: 16 bytes id, position       what had been applied here when the op was made
  *     op (OP_ENCODE_LOCAL)
  * Payload of a JOURNAL_REMOTE record:
- *     16 bytes id of the origin, u64 its sequence number, u8 enum remote_how
- *     op (OP_ENCODE_BRIEF, with the fid that the path had here), for PASS and LATE
- * The checkpoint's layout stands in recover.c.
+ *     16 bytes id of the origin, u64 its sequence number, u8 enum remote_how, u64 and u64 the
+ * mtimes that the directories are to have op (OP_ENCODE_BRIEF, with the fid that the path had
+ * here), for PASS and LATE The checkpoint's layout stands in recover.c.
  */
 
 #include "impl.h"
@@ -64,6 +65,8 @@ void remote_record_put(struct buf *b, const struct remote_record *m)
 	id_to_raw(m->id, buf_extend(b, WIRE_ID_LEN / 2) ?: (uint8_t[WIRE_ID_LEN / 2]){0});
 	buf_put_u64(b, m->seq);
 	buf_put_u8(b, (uint8_t)m->how);
+	buf_put_u64(b, m->touch[0]);
+	buf_put_u64(b, m->touch[1]);
 }
 
 int remote_record_get(struct reader *r, struct remote_record *ret)
@@ -72,6 +75,8 @@ int remote_record_get(struct reader *r, struct remote_record *ret)
 	uint64_t seq = reader_u64(r);
 	uint8_t how = reader_u8(r);
 
+	ret->touch[0] = reader_u64(r);
+	ret->touch[1] = reader_u64(r);
 	if (reader_error(r) < 0 || how > REMOTE_VOID)
 		return -EBADMSG;
 	id_from_raw(raw, ret->id);
@@ -91,16 +96,16 @@ int remote_record_move(const struct remote_record *m, struct position *p)
 	return 0;
 }
 
-int local_split(const void *data, size_t len, const char *origin_id, struct position *ret_seen,
+int local_split(const void *data, size_t len, const char *origin_id, struct local_head *ret_head,
 	struct reader *ret_op)
 {
 	struct reader r = reader_of(data, len);
+	uint64_t logged = reader_u64(&r);
 	unsigned n = reader_u8(&r);
 	struct position p;
 	char id[WIRE_ID_LEN + 1];
 
-	if (ret_seen)
-		*ret_seen = (struct position){0};
+	*ret_head = (struct local_head){.logged = logged};
 	for (unsigned i = 0; i < n; i++) {
 		const uint8_t *raw = reader_bytes(&r, WIRE_ID_LEN / 2);
 
@@ -111,7 +116,7 @@ int local_split(const void *data, size_t len, const char *origin_id, struct posi
 			continue;
 		id_from_raw(raw, id);
 		if (strcmp(id, origin_id) == 0)
-			*ret_seen = p;
+			ret_head->seen = p;
 	}
 	*ret_op = r;
 	return reader_error(&r);
@@ -207,10 +212,13 @@ void replica_clean(struct replica *r, uint64_t seq)
 	if (d)
 		HASH_DEL(r->dirty, d);
 	(void)pthread_mutex_unlock(&r->lock);
-	if (d) {
-		op_clear(&d->op);
-		free(d);
-	}
+	if (!d)
+		return;
+	/* a sender may have waited for this writer */
+	for (size_t i = 0; i < r->n_peers && (d->op.flags & OP_WHOLE); i++)
+		sender_wake(r->peers[i].sender);
+	op_clear(&d->op);
+	free(d);
 }
 
 bool replica_whole_dirty(struct replica *r, const struct fid *fid)
@@ -282,6 +290,14 @@ uint64_t replica_now(struct replica *r)
 	return now;
 }
 
+void replica_saw_time(struct replica *r, uint64_t time)
+{
+	uint64_t last = atomic_load(&r->last_time);
+
+	while (last < time && !atomic_compare_exchange_weak(&r->last_time, &last, time))
+		;
+}
+
 static void note_pending(struct replica *r, const struct op *op)
 {
 	(void)pthread_mutex_lock(&r->lock);
@@ -291,9 +307,21 @@ static void note_pending(struct replica *r, const struct op *op)
 		if (op->type == OP_CONTENT && pending_add(p->pending, op) < 0)
 			log_debug("no memory to merge contents; they travel one by one");
 		if (p->oldest_time == 0 && op_is_sent(op->type))
-			p->oldest_time = op->time;
+			p->oldest_time = clock_real_ns();
 	}
 	(void)pthread_mutex_unlock(&r->lock);
+}
+
+/* A content may make its name new at the peer, which must not make the directory there look younger
+ * than here. */
+static uint64_t time_of_parent(struct replica *r, const char *path)
+{
+	_cleanup_free_ char *dir = strndup(path, confine_parent_len(path));
+	struct stat st;
+
+	if (!dir || confine_stat(r->root, dir, &st) < 0)
+		return replica_now(r);
+	return (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
 }
 
 static int append_local(struct replica *r, struct op *op)
@@ -302,8 +330,11 @@ static int append_local(struct replica *r, struct op *op)
 	uint64_t seq;
 	int e;
 
-	if (op->time == 0)
+	if (op->type == OP_CONTENT)
+		op->time = time_of_parent(r, op->path);
+	else if (op->time == 0)
 		op->time = replica_now(r);
+	buf_put_u64(&b, clock_real_ns());
 	put_seen(r, &b);
 	op_encode(op, OP_ENCODE_LOCAL, &b);
 	e = buf_error(&b);
@@ -376,6 +407,50 @@ void replica_touch(struct replica *r, const char *dir, uint64_t time)
 		log_warning("cannot set the time of directory %s: %s", dir, strerror(-e));
 }
 
+/* The name at @path, or path2, of a change of names; NULL for none. */
+static const char *changed_name(const struct op *op, int i)
+{
+	if (op->type > OP_RENAME && !(op->type == OP_CONTENT && (op->flags & OP_WHOLE)))
+		return NULL;
+	if (i == 0)
+		return op->path;
+	return op->type == OP_LINK || op->type == OP_RENAME ? op->path2 : NULL;
+}
+
+void replica_parent_times(struct replica *r, const struct op *op, uint64_t ret[2])
+{
+	struct stat st;
+
+	for (int i = 0; i < 2; i++) {
+		const char *name = changed_name(op, i);
+		_cleanup_free_ char *dir = NULL;
+		uint64_t now;
+
+		ret[i] = 0;
+		if (!name || !(dir = strndup(name, confine_parent_len(name))) ||
+			confine_stat(r->root, dir, &st) < 0)
+			continue;
+		now = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
+		/* a content that replaces a file changes no name */
+		if (now > op->time ||
+			(op->type == OP_CONTENT && confine_stat(r->root, name, &st) == 0))
+			ret[i] = now;
+		else
+			ret[i] = op->time;
+	}
+}
+
+void replica_touch_parents(struct replica *r, const struct op *op, const uint64_t times[2])
+{
+	for (int i = 0; i < 2; i++) {
+		const char *name = changed_name(op, i);
+		_cleanup_free_ char *dir = NULL;
+
+		if (name && times[i] && (dir = strndup(name, confine_parent_len(name))))
+			replica_touch(r, dir, times[i]);
+	}
+}
+
 int replica_sync_journal(struct replica *r, uint64_t seq)
 {
 	return journal_sync(r->journal, seq);
@@ -430,6 +505,21 @@ static int give_spool(struct replica *r, char **ret_error)
 	return 0;
 }
 
+/* Making .tandemfs is no change of the tree: the root keeps its mtime, which is the same on all
+ * nodes. */
+static int open_control(struct replica *r)
+{
+	struct stat st;
+	int e;
+
+	if (fstat(r->root, &st) < 0)
+		return -errno;
+	e = open_below(r->root, TANDEMFS_DIR, 0755, &r->control);
+	if (e == 0 && futimens(r->root, (struct timespec[2]){st.st_atim, st.st_mtim}) < 0)
+		e = -errno;
+	return e;
+}
+
 static int open_directories(struct replica *r, char **ret_error)
 {
 	int e = mkdir_parents(r->config.state, 0700);
@@ -438,7 +528,7 @@ static int open_directories(struct replica *r, char **ret_error)
 		e = -errno;
 	if (e < 0)
 		return say(ret_error, e, "state directory %s: %s", r->config.state, strerror(-e));
-	e = open_below(r->root, TANDEMFS_DIR, 0755, &r->control);
+	e = open_control(r);
 	if (e == 0)
 		e = open_below(r->control, "in", 0755, &r->spool);
 	if (e == 0)

@@ -399,9 +399,9 @@ static uint64_t oldest_time_locked(struct sender *s, const struct position *p)
 	if (position_contiguous(p) >= head)
 		return 0;
 	if (s->flights)
-		return s->flights->time;
+		return s->flights->logged ?: s->peer->oldest_time;
 	if (s->held.type)
-		return s->held.time;
+		return s->held_head.logged;
 	return s->peer->oldest_time;
 }
 

@@ -28,7 +28,7 @@ enum sender_phase {
 struct flight {
 	struct flight *next, *prev;
 	uint64_t seq;
-	uint64_t time; /* op.time */
+	uint64_t logged; /* when the change was made; 0: not told */
 	uint64_t sent_ms;
 	uint64_t bytes; /* of content */
 	size_t frame;   /* bytes in the log */
@@ -39,6 +39,13 @@ struct flight {
 struct deferred {
 	struct deferred *next;
 	struct op op; /* paths only */
+};
+
+/* A content whose file is being written anew; it goes when that writer has closed. */
+struct unready {
+	struct unready *next;
+	struct op op;
+	struct local_head head;
 };
 
 struct sender {
@@ -68,13 +75,13 @@ struct sender {
 	bool catching_up;
 	uint64_t catch_up_to;
 	struct op held; /* an op that must wait for a deferred one; type 0: none */
-	struct position held_seen;
+	struct local_head held_head;
 	bool barrier; /* a content in strict order is on its way: nothing else goes */
 	uint64_t resend[POSITION_MISSING_MAX]; /* to be read from the journal again */
 	unsigned n_resend;
-	struct position seen; /* what the last local record had seen of the peer */
 	struct deferred *deferred;
 	unsigned n_deferred;
+	struct unready *unready;
 
 	struct buf out; /* frames not yet written */
 	struct flight *flights;
@@ -85,7 +92,8 @@ struct sender {
 /* Fills s->out from the journal as far as the window allows. 0 or -errno (the session must end). */
 int outgoing_fill(struct sender *s);
 
-/* Turns finished uploads into frames. 0 or -errno (the session must end). */
+/* Turns finished uploads, and files that were closed meanwhile, into frames. 0 or -errno (the
+ * session must end). */
 int outgoing_collect(struct sender *s);
 
 /* Forgets all that belongs to the session. */
