@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * The simulation: the replication core of two nodes in one process and one thread.
+ *
+ *     sim [--shared] [--trace] FIRST COUNT
+ *
+ * Each seed runs in a child of its own: random changes on both nodes, turns of the senders, uploads
+ * and receivers in random order, cuts of the link (a prefix of what was written arrives), crashes
+ * at the fault points of the code, restarts. A crash leaves the replica's memory where it is and
+ * jumps out; the next start knows only what is in the files. At the end everything is healed and
+ * both trees must be the same. A failing seed prints its number and replays exactly with --trace.
+ */
+
+#include "sim.h"
+
+#include "replicate/base/clock.h"
+#include "replicate/base/fault.h"
+#include "replicate/base/log.h"
+#include "replicate/digest.h"
+#include "replicate/sender.h"
+
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+struct sim sim;
+
+#define STEPS 250
+#define HEAL_TURNS 4000
+
+uint64_t sim_random(void)
+{
+	/* xorshift64*: small, and the same everywhere */
+	sim.random ^= sim.random >> 12;
+	sim.random ^= sim.random << 25;
+	sim.random ^= sim.random >> 27;
+	return sim.random * 0x2545F4914F6CDD1Du;
+}
+
+unsigned sim_below(unsigned n)
+{
+	return (unsigned)((sim_random() >> 33) % n);
+}
+
+void sim_trace(const char *format, ...)
+{
+	va_list ap;
+
+	if (!sim.trace)
+		return;
+	va_start(ap, format);
+	(void)fprintf(stderr, "%8.3f ", (double)sim.now_ns / 1e9 - 1e9);
+	(void)vfprintf(stderr, format, ap);
+	(void)fputc('\n', stderr);
+	va_end(ap);
+}
+
+void sim_fail(const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	(void)printf("seed %llu: ", (unsigned long long)sim.seed);
+	(void)vprintf(format, ap);
+	(void)putchar('\n');
+	va_end(ap);
+	(void)fflush(stdout);
+	_exit(1);
+}
+
+static uint64_t sim_clock(void)
+{
+	sim.now_ns += 1000; /* no two instants are the same */
+	return sim.now_ns;
+}
+
+static void sim_bytes(void *dst, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		((uint8_t *)dst)[i] = (uint8_t)(sim_random() >> 32);
+}
+
+static void fault_hook(const char *label)
+{
+	if (sim.crash_after == 0 || --sim.crash_after > 0)
+		return;
+	sim_trace("crash at %s", label);
+	longjmp(sim.crash, 1);
+}
+
+/* ---- nodes ---- */
+
+static void start_node(struct sim_node *n)
+{
+	struct replica_config config = {
+		.backing = n->backing,
+		.root = n->root,
+		.state = n->state,
+		.node = n->index ? "two" : "one",
+		.peers = &n->peer,
+		.n_peers = 1,
+		.order = sim.seed % 3 ? ORDER_RELAXED : ORDER_STRICT,
+		.streams = 1,
+		.verify = "sha256",
+		.stall_ms = 2000,
+	};
+	char *error = NULL;
+	int e = replica_open(&config, &n->replica, &error);
+
+	if (e < 0)
+		sim_fail("node %u cannot start: %s", n->index, error ?: strerror(-e));
+	n->replica->make_remote = sim_remote_new;
+	n->replica->make_remote_ctx = n;
+	sim_trace("node %u: started", n->index);
+}
+
+static void crash_node(struct sim_node *n)
+{
+	sim.crashes++;
+	sim_remote_cut(n->index);
+	n->replica = NULL; /* its memory stays behind, as a killed process' would */
+	n->n_open = 0;
+	n->retry_at = sim.now_ns + (uint64_t)sim_below(3000) * 1000000u;
+}
+
+static void turn_of(struct sim_node *n)
+{
+	switch (sim_below(8)) {
+	case 0:
+	case 1:
+	case 2:
+		sim_local_change(n);
+		break;
+	case 3:
+	case 4:
+		sender_turn(n->replica->peers[0].sender, 0);
+		break;
+	case 5:
+		(void)bulk_step(n->replica->peers[0].sender->bulk);
+		break;
+	default:
+		(void)inbound_turn(n->replica->inbound);
+	}
+}
+
+static void step(struct sim_node *n, bool faults)
+{
+	if (!n->replica) {
+		if (sim.now_ns >= n->retry_at)
+			start_node(n);
+		return;
+	}
+	if (faults && sim_chance(2)) {
+		unsigned other = sim_below(NODES);
+
+		sim.link_up[other] = !sim.link_up[other];
+		sim.cuts++;
+		sim_trace("link of node %u %s", other, sim.link_up[other] ? "up" : "cut");
+	}
+	sim.crash_after = faults && sim_chance(3) ? 1 + sim_below(12) : 0;
+	if (setjmp(sim.crash) == 0)
+		turn_of(n);
+	else
+		crash_node(n);
+	sim.crash_after = 0;
+}
+
+/* ---- the end ---- */
+
+static bool is_quiet(void)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		struct replica *r = sim.nodes[i].replica;
+
+		if (!r || r->peers[0].state != PEER_IN_SYNC ||
+			position_contiguous(&r->peers[0].applied) < replica_head(r))
+			return false;
+	}
+	return true;
+}
+
+static void heal(void)
+{
+	for (unsigned i = 0; i < NODES; i++)
+		sim.link_up[i] = true;
+	for (unsigned i = 0; i < NODES; i++) {
+		if (!sim.nodes[i].replica)
+			start_node(&sim.nodes[i]);
+		sim_close_all(&sim.nodes[i]);
+	}
+	for (unsigned t = 0; t < HEAL_TURNS; t++) {
+		for (unsigned i = 0; i < NODES; i++) {
+			struct replica *r = sim.nodes[i].replica;
+
+			sender_turn(r->peers[0].sender, 0);
+			(void)bulk_step(r->peers[0].sender->bulk);
+			(void)inbound_turn(r->inbound);
+		}
+		sim.now_ns += 20000000;
+		if (t > 50 && is_quiet())
+			return;
+	}
+	for (unsigned i = 0; i < NODES; i++) {
+		struct peer *p = &sim.nodes[i].replica->peers[0];
+
+		(void)printf("node %u: %s, head %llu, applied %llu, missing %u, %s\n", i,
+			peer_state_name(p->state), (unsigned long long)replica_head(p->replica),
+			(unsigned long long)p->applied.high, p->applied.n_missing,
+			p->error ?: "no error");
+	}
+	sim_fail("not in sync after healing");
+}
+
+static void compare(void)
+{
+	char command[4096], why[64] = "";
+	FILE *f;
+
+	/* every name with type, mode, size, mtime, links, and the bytes */
+	(void)snprintf(command, sizeof(command),
+		"cd %s && find . -path ./.tandemfs -prune -o -printf '%%P %%y %%m %%s %%T@ %%n %%l\\n' "
+		"| sort > %s.list; cd %s && find . -path ./.tandemfs -prune -o -printf "
+		"'%%P %%y %%m %%s %%T@ %%n %%l\\n' | sort > %s.list; "
+		"diff -u %s.list %s.list >&2 && diff -r -x .tandemfs %s %s >&2 && echo same",
+		sim.nodes[0].backing, sim.nodes[0].backing, sim.nodes[1].backing,
+		sim.nodes[1].backing, sim.nodes[0].backing, sim.nodes[1].backing,
+		sim.nodes[0].backing, sim.nodes[1].backing);
+	f = popen(command, "r");
+	if (!f || !fgets(why, sizeof(why), f) || strcmp(why, "same\n") != 0)
+		sim_fail("the trees differ");
+	(void)pclose(f);
+}
+
+/* ---- one seed ---- */
+
+static void set_up(const char *top)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		struct sim_node *n = &sim.nodes[i];
+
+		n->index = i;
+		(void)snprintf(n->backing, sizeof(n->backing), "%s/%u", top, i);
+		(void)snprintf(n->state, sizeof(n->state), "%s/state%u", top, i);
+		if (mkdir(n->backing, 0755) < 0)
+			sim_fail("mkdir: %m");
+		n->root = open(n->backing, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (apply_touch(n->root, "", sim.now_ns, true) < 0)
+			sim_fail("utimensat");
+		sim.link_up[i] = true;
+	}
+	for (unsigned i = 0; i < NODES; i++) {
+		struct sim_node *n = &sim.nodes[i];
+
+		n->peer = (struct replica_peer_config){.url = i ? "sim://one" : "sim://two",
+			.host = i ? "one" : "two",
+			.port = 22,
+			.path = sim.nodes[1 - i].backing};
+		start_node(n);
+	}
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	(void)st, (void)flag, (void)ftw;
+	return remove(path);
+}
+
+static void run(uint64_t seed)
+{
+	char top[] = "/dev/shm/tandemfs-sim-XXXXXX";
+
+	sim.seed = seed;
+	sim.random = seed * 0x9E3779B97F4A7C15u + 1;
+	sim.now_ns = 1000000000000000000u;
+	if (!mkdtemp(top))
+		sim_fail("mkdtemp: %m");
+	clock_set_source(sim_clock);
+	digest_set_random(sim_bytes);
+	set_up(top);
+	fault_set_hook(fault_hook);
+	for (unsigned i = 0; i < STEPS; i++) {
+		step(&sim.nodes[sim_below(NODES)], true);
+		sim.now_ns += (uint64_t)sim_below(50) * 1000000u;
+	}
+	heal();
+	compare();
+	if (nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS) < 0)
+		sim_fail("cleaning up: %m");
+	sim_trace("%u changes, %u crashes, %u cuts", sim.ops, sim.crashes, sim.cuts);
+	_exit(0);
+}
+
+static unsigned long number(const char *text)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+
+	if (*end || end == text) {
+		(void)fprintf(stderr, "usage: sim [--shared] [--trace] FIRST COUNT\n");
+		exit(2);
+	}
+	return v;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long first, count, failed = 0;
+
+	for (; argc > 3; argc--, argv++) {
+		sim.shared_names |= strcmp(argv[1], "--shared") == 0;
+		sim.trace |= strcmp(argv[1], "--trace") == 0;
+	}
+	if (argc != 3)
+		number("");
+	first = number(argv[1]);
+	count = number(argv[2]);
+	log_set_level(sim.trace ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+	for (unsigned long i = 0; i < count; i++) {
+		int status;
+		pid_t pid = fork();
+
+		if (pid == 0)
+			run(first + i);
+		if (pid < 0 || waitpid(pid, &status, 0) != pid) {
+			perror("sim");
+			return 3;
+		}
+		if (WIFSIGNALED(status))
+			printf("seed %lu: ended by signal %d\n", first + i, WTERMSIG(status));
+		failed += status != 0;
+	}
+	printf("simulation: %lu passed, %lu failed\n", count - failed, failed);
+	return failed ? 1 : 0;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_SIM_H
+#define TANDEMFS_SIM_H
+
+/*
+ * Two replicas in one process, one thread, over a transport and a clock that follow a seed. See
+ * sim.c.
+ */
+
+#include "replicate/impl.h"
+
+#include <setjmp.h>
+
+#define NODES 2
+
+struct sim_open_file {
+	char path[128];
+	uint64_t dirty_seq;
+	bool whole;
+};
+#define SIM_OPEN_MAX 8
+
+struct sim_node {
+	unsigned index;
+	char backing[256], state[256];
+	int root;
+	struct replica *replica; /* NULL while it is down */
+	struct replica_peer_config peer;
+	struct sim_open_file open[SIM_OPEN_MAX]; /* written and not closed */
+	unsigned n_open;
+	unsigned counter;
+	uint64_t retry_at; /* when it starts again */
+};
+
+struct sim {
+	uint64_t seed, random, now_ns;
+	struct sim_node nodes[NODES];
+	bool link_up[NODES]; /* of the connections that the node opens */
+	bool shared_names;   /* both nodes change the same names */
+	bool trace;
+	/* the crash that is planned for the step under way */
+	unsigned crash_after; /* fault points to pass; 0: none */
+	jmp_buf crash;
+	unsigned crashes, cuts, ops;
+};
+
+extern struct sim sim;
+
+uint64_t sim_random(void);
+/* 0 to @n - 1. */
+unsigned sim_below(unsigned n);
+static inline bool sim_chance(unsigned percent)
+{
+	return sim_below(100) < percent;
+}
+__attribute__((format(printf, 1, 2))) void sim_trace(const char *format, ...);
+/* Prints the seed and the message, and ends the process with 1. */
+__attribute__((format(printf, 1, 2), noreturn)) void sim_fail(const char *format, ...);
+
+/* ---- sim_remote.c ---- */
+int sim_remote_new(struct replica *r, struct peer *p, struct remote **ret);
+/* Cuts every connection that @node has open: of what was written a random prefix arrives. */
+void sim_remote_cut(unsigned node);
+
+/* ---- sim_ops.c ---- */
+/* A random change on the node, as the file system would make it. */
+void sim_local_change(struct sim_node *n);
+/* Closes all that is open for writing. */
+void sim_close_all(struct sim_node *n);
+
+#endif
