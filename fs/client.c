@@ -8,7 +8,7 @@
 
 #include "client.h"
 
-#include "control.h"
+#include "control_socket.h"
 #include "mounts.h"
 #include "replicate/base/cleanup.h"
 

@@ -5,14 +5,14 @@
  * one line of at most 4 KiB, and may not let an answer wait longer than that; a ninth client is
  * sent away. So nobody who talks nonsense, or nothing, keeps a thread or holds up the others.
  *
- * The socket needs no further right check: it is 0600 in a directory that is 0700. Its path may
- * be longer than sun_path, so it is bound and connected through /proc/self/fd/DIRECTORY.
+ * The socket needs no further right check: it is 0600 in a directory that is 0700.
  *
  * The end: control_stop() sets closing and wakes the accepting thread, which shuts every client's
  * socket down; their threads see that as a client that is gone. It waits for the last of them.
  */
 
 #include "control_peer.h"
+#include "control_socket.h"
 
 #include "options.h"
 #include "replicate/base/cleanup.h"
@@ -27,7 +27,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/un.h>
 
 #define CLIENTS_MAX 8
 #define REQUEST_MAX 4096
@@ -260,15 +259,6 @@ static void *accept_main(void *arg)
 	return NULL;
 }
 
-/* /proc/self/fd/DIRECTORY/control */
-static struct sockaddr_un address_of(int dir)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-
-	(void)snprintf(a.sun_path, sizeof(a.sun_path), "/proc/self/fd/%d/" CONTROL_SOCKET, dir);
-	return a;
-}
-
 static int open_socket(struct control *c)
 {
 	struct sockaddr_un a;
@@ -286,7 +276,7 @@ static int open_socket(struct control *c)
 	/* Before bind(2) this is the mode that the file gets. */
 	if (fchmod(c->fd, 0600) < 0)
 		return -errno;
-	a = address_of(c->dir);
+	a = control_address(c->dir);
 	if (bind(c->fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(c->fd, 16) < 0)
 		return -errno;
 	c->wake = eventfd(0, EFD_CLOEXEC);
@@ -347,18 +337,4 @@ void control_stop(struct control *c)
 		pthread_cond_wait(&c->idle, &c->lock);
 	pthread_mutex_unlock(&c->lock);
 	control_free(c);
-}
-
-int control_connect(const char *state)
-{
-	_cleanup_close_ int dir = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct sockaddr_un a;
-
-	if (dir < 0 || fd < 0)
-		return -errno;
-	a = address_of(dir);
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return -errno;
-	return steal_fd(&fd);
 }

@@ -22,8 +22,6 @@
 
 #include <jansson.h>
 
-#define CONTROL_SOCKET "control"
-
 struct control;
 
 /* All is kept by the caller and must stay until control_stop(). */
@@ -42,10 +40,6 @@ int control_start(const struct control_config *config, struct control **ret);
 
 /* Ends what is under way, the threads and the socket. Before replica_close(). */
 void control_stop(struct control *c);
-
-/* Connects to the socket below @state. A descriptor; -ENOENT or -ECONNREFUSED when no daemon
- * listens there, another -errno. */
-int control_connect(const char *state);
 
 /* The answer to {"command": "status"}, without the outer object: a new reference; NULL without
  * memory. */

@@ -16,7 +16,7 @@
 
 #include "daemon.h"
 
-#include "control.h"
+#include "control_socket.h"
 #include "mounts.h"
 #include "replicate/base/cleanup.h"
 #include "replicate/base/durable.h"

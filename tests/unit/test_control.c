@@ -4,6 +4,7 @@
  * slowly, too much and all at once. */
 
 #include "fs/control.h"
+#include "fs/control_socket.h"
 #include "fs/client.h"
 #include "replicate/base/cleanup.h"
 
