@@ -64,6 +64,12 @@ struct apply_result {
  */
 int op_apply(const struct apply_target *t, const struct op *op, struct apply_result *ret);
 
+/* The long part of op_apply(), for which no lock is needed: takes a staged content out of the
+ * sender's reach and checks its digest. 0, or -errno as op_apply(). What was prepared and is not
+ * applied goes back with op_unprepare(). */
+int op_prepare(const struct apply_target *t, struct op *op);
+void op_unprepare(const struct apply_target *t, struct op *op);
+
 /* Whether @op, which was in flight at a crash, had been carried out: looks at the tree, by inode
  * where the op has a fid. For content and attributes the answer is false (they can be repeated). 1,
  * 0 or -errno. */

@@ -136,11 +136,21 @@ static int verify_memory(const struct content *c)
 	return r < 0 ? r : check_digest(c, d);
 }
 
+static int stage_scratch_name(
+	const struct apply_target *t, const struct content *c, char dst[SCRATCH_NAME_SIZE])
+{
+	struct stat st;
+
+	if (fstat(t->stage, &st) < 0)
+		return -errno;
+	(void)snprintf(dst, SCRATCH_NAME_SIZE, "s%llu.%s", (unsigned long long)st.st_ino, c->stage);
+	return 0;
+}
+
 static int open_staged(const struct apply_target *t, struct source *s)
 {
 	const struct content *c = s->content;
 	struct range all = {.len = c->data_len};
-	struct stat st;
 	int r;
 
 	if (t->stage < 0)
@@ -148,16 +158,17 @@ static int open_staged(const struct apply_target *t, struct source *s)
 	r = check_stage_name(c->stage);
 	if (r < 0)
 		return r;
-	if (fstat(t->stage, &st) < 0)
-		return -errno;
-	snprintf(s->name, sizeof(s->name), "s%llu.%s", (unsigned long long)st.st_ino, c->stage);
-	r = take(t, c->stage, s->name);
+	r = stage_scratch_name(t, c, s->name);
+	if (r < 0)
+		return r;
+	/* what was verified lies in scratch, and a file of its name in the stage is another one */
+	r = c->verified ? 0 : take(t, c->stage, s->name);
 	if (r < 0) {
 		s->name[0] = '\0';
 		return r;
 	}
 	r = open_taken(t, s, &s->fd);
-	return r < 0 ? r : verify_ranges(t, c, s->fd, &all, 1);
+	return r < 0 || c->verified ? r : verify_ranges(t, c, s->fd, &all, 1);
 }
 
 int source_open(const struct apply_target *t, const struct content *c, struct source *ret)
@@ -177,6 +188,34 @@ int source_open(const struct apply_target *t, const struct content *c, struct so
 	}
 	*ret = s;
 	return 0;
+}
+
+int op_prepare(const struct apply_target *t, struct op *op)
+{
+	struct source s;
+	int r;
+
+	if (op->type != OP_CONTENT || !op->content || !op->content->stage[0])
+		return 0;
+	r = source_open(t, op->content, &s);
+	if (r == -ENOENT)
+		return 0; /* op_apply() knows whether it had been done */
+	if (r < 0)
+		return r;
+	(void)close(s.fd);
+	op->content->verified = true;
+	return 0;
+}
+
+void op_unprepare(const struct apply_target *t, struct op *op)
+{
+	struct source s = {.content = op->content, .fd = -1};
+
+	if (op->type != OP_CONTENT || !op->content || !op->content->verified)
+		return;
+	op->content->verified = false;
+	if (stage_scratch_name(t, op->content, s.name) == 0)
+		source_close(t, &s, -EAGAIN);
 }
 
 void source_close(const struct apply_target *t, struct source *s, int r)

@@ -143,14 +143,19 @@ static int sync_path(struct receiver *v, const struct op *op)
 	return e;
 }
 
-static int apply_locked(struct receiver *v, struct op *op, struct remote_record *m)
+static struct apply_target target_of(struct receiver *v)
 {
-	struct replica *r = v->replica;
-	struct apply_target target = {.root = r->root,
-		.scratch = r->scratch,
+	return (struct apply_target){.root = v->replica->root,
+		.scratch = v->replica->scratch,
 		.stage = v->stage,
 		.alive = receiver_alive,
 		.ctx = v};
+}
+
+static int apply_locked(struct receiver *v, struct op *op, struct remote_record *m)
+{
+	struct replica *r = v->replica;
+	struct apply_target target = target_of(v);
 	struct apply_result result = {0};
 	uint64_t own;
 	int e;
@@ -184,9 +189,12 @@ static int apply_op(struct receiver *v, struct op *op)
 	struct remote_record m =
 		record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
 	struct tree_guard guard = {0};
+	struct apply_target target = target_of(v);
 	uint64_t started = clock_mono_ms();
-	int e;
+	int e = op_prepare(&target, op);
 
+	if (e < 0)
+		return e;
 	tree_lock(r->tree, renames ? TREE_RENAME : TREE_CHANGE);
 	if (!renames)
 		tree_guard(r->tree, op->path, op->type == OP_LINK ? op->path2 : NULL, &guard);
@@ -196,6 +204,8 @@ static int apply_op(struct receiver *v, struct op *op)
 	tree_unlock(r->tree);
 	if (e == 0)
 		log_applied(v, op, started);
+	else
+		op_unprepare(&target, op);
 	return e;
 }
 
@@ -217,6 +227,8 @@ static int give_way(struct receiver *v, const struct op *op, int error)
 
 	log_warning("%s from %s does not fit here and is passed over: %s",
 		op_describe(op, text, sizeof(text)), v->sender.name, strerror(-error));
+	if (op->content && op->content->stage[0] && unlinkat(v->stage, op->content->stage, 0) < 0)
+		log_warning("cannot delete a staged content: %s", strerror(errno));
 	m.how = REMOTE_VOID;
 	e = append_remote(v, &m, NULL, false, &ignored);
 	return e < 0 ? e : move_position(v, &m);

@@ -96,6 +96,7 @@ struct content {
 	uint8_t *data; /* owned; NULL when staged */
 	uint64_t data_len;
 	char stage[OP_STAGE_NAME_MAX + 1]; /* "" when inline */
+	bool verified;                     /* op_prepare() has taken the staged file; not encoded */
 	char digest_name[32];              /* OpenSSL's name; "" with verify=none */
 	uint8_t digest[OP_DIGEST_MAX];     /* of the data */
 	uint8_t digest_len;

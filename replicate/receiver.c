@@ -132,6 +132,8 @@ int receiver_new(struct replica *r, const char *id, int dir, struct receiver **r
 	(void)snprintf(v->sender.name, sizeof(v->sender.name), "%s", id);
 	e = v->origin ? open_ack(v) : -ENOMEM;
 	if (e == 0)
+		e = answerer_new(r, dir, id, &v->answerer);
+	if (e == 0)
 		e = digest_random(&v->epoch, sizeof(v->epoch));
 	if (e < 0) {
 		v->dir = -1; /* still the caller's */
@@ -146,6 +148,7 @@ void receiver_free(struct receiver *v)
 {
 	if (!v)
 		return;
+	answerer_free(v->answerer);
 	if (v->origin)
 		incoming_forget(v);
 	cleanup_close(&v->dir);
@@ -457,6 +460,7 @@ bool receiver_turn(struct receiver *v)
 	if (v->session && v->accepted) {
 		done = read_log(v);
 		incoming_retry(v);
+		answerer_turn(v->answerer);
 		if (done && r->hooks.settle)
 			r->hooks.settle(r->hooks.ctx);
 	}

@@ -5,6 +5,7 @@
 /* What receiver.c (one spool: session, log, ack) and incoming.c (one frame: to the tree) share. */
 
 #include "impl.h"
+#include "query.h"
 #include "wire.h"
 
 /* An operation that cannot be applied now, or that is related to one that cannot. */
@@ -20,6 +21,7 @@ struct parked {
 struct receiver {
 	struct replica *replica;
 	struct origin *origin;
+	struct answerer *answerer;
 	struct node_identity sender;
 	int dir;   /* the spool; not trusted: the account writes there */
 	int stage; /* its stage/; -1: none yet */

@@ -535,6 +535,8 @@ static int open_directories(struct replica *r, char **ret_error)
 		e = open_below(r->control, "acks", 0755, &r->acks);
 	if (e == 0)
 		e = open_below(r->control, "tmp", 0700, &r->scratch);
+	if (e == 0)
+		e = apply_clean_scratch(r->scratch);
 	if (e < 0)
 		return say(ret_error, e, "cannot make %s/" TANDEMFS_DIR ": %s", r->config.backing,
 			strerror(-e));

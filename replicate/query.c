@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * Frames: WIRE_REQUEST in both directions.
+ *     request: u64 id, string path, string digest, u8 one_level
+ *     reply:   u64 id, u8 state (0 working, 1 done, 2 failed), u32 errno, u64 entries
+ */
+
+#include "query.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/confine.h"
+#include "base/durable.h"
+#include "base/log.h"
+#include "digest.h"
+#include "manifest.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define REQUEST_MAX 8192
+#define PROGRESS_MS 500
+#define POLL_MS 100
+/* An answerer that says nothing for so long is given up. */
+#define SILENCE_MS 15000
+
+enum reply_state { REPLY_WORKING, REPLY_DONE, REPLY_FAILED };
+
+struct request {
+	uint64_t id;
+	char *path;   /* owned */
+	char *digest; /* owned */
+	bool one_level;
+};
+
+struct answerer {
+	struct replica *replica;
+	int spool;
+	char id[WIRE_ID_LEN + 1];
+	struct request request; /* the thread's, while it runs */
+	pthread_t thread;
+	bool started;
+	atomic_bool running;
+	uint64_t told_ms;
+};
+
+static void request_clear(struct request *q)
+{
+	free(q->path);
+	free(q->digest);
+	*q = (struct request){0};
+}
+
+static int parse_request(const void *data, size_t len, struct request *ret)
+{
+	struct wire_frame f;
+	struct reader r;
+	size_t frame_len;
+	int e = wire_parse(data, len, &f, &frame_len);
+
+	if (e < 0 || f.kind != WIRE_REQUEST)
+		return -EBADMSG;
+	r = reader_of(f.payload, f.len);
+	ret->id = reader_u64(&r);
+	ret->path = reader_string(&r, TANDEMFS_PATH_MAX);
+	ret->digest = reader_string(&r, 64);
+	ret->one_level = reader_u8(&r) != 0;
+	e = reader_error(&r);
+	if (e == 0 && confine_check(ret->path, true) < 0)
+		e = -EBADMSG;
+	if (e < 0)
+		request_clear(ret);
+	return e;
+}
+
+/* ---- the answerer ---- */
+
+static void tell(struct answerer *a, enum reply_state state, int error, uint64_t entries)
+{
+	_cleanup_buf_ struct buf b = {0};
+	char name[64];
+	size_t start = wire_begin(&b, WIRE_REQUEST);
+	int e;
+
+	buf_put_u64(&b, a->request.id);
+	buf_put_u8(&b, (uint8_t)state);
+	buf_put_u32(&b, (uint32_t)-error);
+	buf_put_u64(&b, entries);
+	wire_end(&b, start);
+	(void)snprintf(name, sizeof(name), "%s.reply", a->id);
+	e = buf_error(&b);
+	if (e == 0)
+		e = durable_replace(a->replica->acks, name, b.data, b.len, 0644, 0);
+	if (e < 0)
+		log_warning("cannot answer a question of %s: %s", a->id, strerror(-e));
+	a->told_ms = clock_mono_ms();
+}
+
+static int tell_progress(void *ctx, uint64_t entries, uint64_t bytes)
+{
+	struct answerer *a = ctx;
+
+	(void)bytes;
+	if (atomic_load(&a->replica->closing))
+		return -ECANCELED;
+	if (clock_mono_ms() - a->told_ms >= PROGRESS_MS)
+		tell(a, REPLY_WORKING, 0, entries);
+	return 0;
+}
+
+static int write_manifest(struct answerer *a)
+{
+	struct manifest_options options = {.digest = a->request.digest,
+		.one_level = a->request.one_level,
+		.progress = tell_progress,
+		.ctx = a};
+	struct manifest_sink sink = {.put = manifest_put_fd};
+	_cleanup_close_ int fd = -1;
+	char name[64];
+
+	(void)snprintf(name, sizeof(name), "%s.manifest", a->id);
+	fd = openat(a->replica->acks, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
+		0644);
+	if (fd < 0 || fchmod(fd, 0644) < 0)
+		return -errno;
+	sink.ctx = &fd;
+	return manifest_write(a->replica->root, a->request.path, &options, &sink);
+}
+
+static void *answer_thread(void *arg)
+{
+	struct answerer *a = arg;
+	int e;
+
+	tell(a, REPLY_WORKING, 0, 0);
+	e = write_manifest(a);
+	tell(a, e < 0 ? REPLY_FAILED : REPLY_DONE, e, 0);
+	atomic_store(&a->running, false);
+	return NULL;
+}
+
+int answerer_new(struct replica *r, int spool, const char *id, struct answerer **ret)
+{
+	struct answerer *a = calloc(1, sizeof(*a));
+
+	if (!a)
+		return -ENOMEM;
+	a->replica = r;
+	a->spool = spool;
+	(void)snprintf(a->id, sizeof(a->id), "%s", id);
+	*ret = a;
+	return 0;
+}
+
+void answerer_free(struct answerer *a)
+{
+	if (!a)
+		return;
+	if (a->started)
+		(void)pthread_join(a->thread, NULL);
+	request_clear(&a->request);
+	free(a);
+}
+
+static void start_answer(struct answerer *a, struct request *q)
+{
+	int e;
+
+	if (a->started)
+		(void)pthread_join(a->thread, NULL);
+	request_clear(&a->request);
+	a->request = *q;
+	*q = (struct request){0};
+	atomic_store(&a->running, true);
+	e = -pthread_create(&a->thread, NULL, answer_thread, a);
+	a->started = e == 0;
+	if (e < 0) {
+		atomic_store(&a->running, false);
+		tell(a, REPLY_FAILED, e, 0);
+	}
+}
+
+void answerer_turn(struct answerer *a)
+{
+	_cleanup_free_ char *data = NULL;
+	_cleanup_close_ int fd = -1;
+	struct request q = {0};
+	struct stat st;
+	size_t len;
+
+	if (!a->replica->threaded || atomic_load(&a->running))
+		return;
+	fd = openat(a->spool, "request", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > REQUEST_MAX)
+		return;
+	len = (size_t)st.st_size;
+	data = malloc(len + 1);
+	if (!data || pread_all(fd, data, len, 0) < 0 || parse_request(data, len, &q) < 0)
+		return;
+	if (q.id != a->request.id)
+		start_answer(a, &q);
+	request_clear(&q);
+}
+
+/* ---- the asker ---- */
+
+static int put_request(struct peer *p, struct remote *remote, const struct query *q, uint64_t id)
+{
+	_cleanup_buf_ struct buf b = {0};
+	_cleanup_free_ char *path = NULL;
+	size_t start = wire_begin(&b, WIRE_REQUEST);
+
+	buf_put_u64(&b, id);
+	buf_put_string(&b, q->path);
+	buf_put_string(&b, q->digest);
+	buf_put_u8(&b, q->one_level);
+	wire_end(&b, start);
+	if (buf_error(&b) < 0 || asprintf(&path, "%s/" TANDEMFS_DIR "/in/%s/request",
+					 p->config->path, p->replica->node.id) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	return remote->ops->put(remote, path, b.data, b.len);
+}
+
+struct reply {
+	enum reply_state state;
+	int error;
+	uint64_t entries;
+};
+
+/* The answer's state. 0; -EAGAIN when there is none to this request yet. */
+static int get_reply(struct remote *remote, const char *path, uint64_t id, struct reply *ret)
+{
+	_cleanup_free_ char *data = NULL;
+	struct wire_frame f;
+	struct reader r;
+	size_t len, frame_len;
+	int e = remote->ops->get(remote, path, REQUEST_MAX, &data, &len);
+
+	if (e < 0)
+		return e == -ENOENT ? -EAGAIN : e;
+	if (wire_parse((uint8_t *)data, len, &f, &frame_len) < 0 || f.kind != WIRE_REQUEST)
+		return -EAGAIN;
+	r = reader_of(f.payload, f.len);
+	if (reader_u64(&r) != id)
+		return -EAGAIN;
+	ret->state = reader_u8(&r);
+	ret->error = -(int)reader_u32(&r);
+	ret->entries = reader_u64(&r);
+	return reader_error(&r);
+}
+
+static int wait_for_reply(struct remote *remote, const char *path, uint64_t id,
+	int (*progress)(void *ctx, uint64_t entries), void *ctx)
+{
+	uint64_t heard_ms = clock_mono_ms(), entries = UINT64_MAX;
+
+	for (;;) {
+		struct reply reply = {0};
+		int e = get_reply(remote, path, id, &reply);
+
+		if (e < 0 && e != -EAGAIN)
+			return e;
+		if (e == 0 && reply.state == REPLY_DONE)
+			return 0;
+		if (e == 0 && reply.state == REPLY_FAILED)
+			return reply.error < 0 ? reply.error : -EIO;
+		if (e == 0 && reply.entries != entries) {
+			entries = reply.entries;
+			heard_ms = clock_mono_ms();
+		}
+		if (clock_mono_ms() - heard_ms > SILENCE_MS)
+			return -ETIMEDOUT;
+		e = progress(ctx, e == 0 ? reply.entries : 0);
+		if (e == 0)
+			e = remote->ops->turn(remote, POLL_MS, -1);
+		if (e < 0)
+			return e;
+	}
+}
+
+int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
+	int (*progress)(void *ctx, uint64_t entries), void *ctx, struct remote_file **ret)
+{
+	_cleanup_free_ char *reply = NULL, *manifest = NULL;
+	uint64_t id;
+	int e = digest_random(&id, sizeof(id));
+
+	if (e == 0)
+		e = put_request(p, remote, q, id);
+	if (e < 0)
+		return e;
+	if (asprintf(&reply, "%s/" TANDEMFS_DIR "/acks/%s.reply", p->config->path,
+		    p->replica->node.id) < 0)
+		return reply = NULL, -ENOMEM;
+	if (asprintf(&manifest, "%s/" TANDEMFS_DIR "/acks/%s.manifest", p->config->path,
+		    p->replica->node.id) < 0)
+		return manifest = NULL, -ENOMEM;
+	e = wait_for_reply(remote, reply, id, progress, ctx);
+	if (e < 0)
+		return e;
+	return remote->ops->open(remote, manifest, REMOTE_READ | REMOTE_SIDE, 0, ret);
+}

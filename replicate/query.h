@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_QUERY_H
+#define TANDEMFS_QUERY_H
+
+/*
+ * Questions that one node asks another: the manifest of a subtree.
+ *
+ *   asker                                       answerer
+ *   put in/ASKER/request {id, path, ...}   -->  a thread writes acks/ASKER.manifest
+ *   reads acks/ASKER.reply                 <--  {id, working, entries, bytes}, and in the end
+ *                                               {id, done} or {id, failed, errno}
+ *   reads acks/ASKER.manifest
+ */
+
+#include "impl.h"
+
+/* ---- the answerer's side, one for each spool ---- */
+
+struct answerer;
+
+/* @spool is the asker's spool (kept by the caller), @id its node. */
+int answerer_new(struct replica *r, int spool, const char *id, struct answerer **ret);
+void answerer_free(struct answerer *a);
+/* Looks whether there is a new request and starts to answer it. */
+void answerer_turn(struct answerer *a);
+
+/* ---- the asker's side ---- */
+
+struct query {
+	const char *path;   /* subtree */
+	const char *digest; /* OpenSSL's name */
+	bool one_level;
+};
+
+/* Asks the peer over @remote (connected, the caller's) and waits for the answer; then *ret is its
+ * manifest, open for reading on the side channel. @progress as for replica_verify. 0; -EINTR when
+ * it says so; or -errno of the connection or of the peer. */
+int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
+	int (*progress)(void *ctx, uint64_t entries), void *ctx, struct remote_file **ret);
+
+#endif
