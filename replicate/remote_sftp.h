@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef TANDEMFS_REMOTE_SFTP_H
+#define TANDEMFS_REMOTE_SFTP_H
+
+/* Shared by remote_sftp.c (the connection, calls by path) and remote_sftp_file.c (open files). */
+
+#include "remote.h"
+#include "sftp.h"
+#include "ssh.h"
+
+enum { MAIN, SIDE, N_CHANNELS };
+
+struct channel {
+	struct remote_sftp *remote;
+	struct ssh_channel *ssh;
+	struct sftp *sftp; /* NULL: not opened */
+};
+
+struct remote_sftp {
+	struct remote remote;
+	struct remote_config config;
+	struct ssh *ssh; /* NULL: not connected */
+	struct channel channels[N_CHANNELS];
+	unsigned generation; /* counts connections */
+	uint64_t life_ms;    /* when the link last showed life */
+	size_t read_answers; /* not fetched by read_result */
+};
+
+static inline struct remote_sftp *remote_sftp_of(struct remote *r)
+{
+	return (struct remote_sftp *)((char *)r - offsetof(struct remote_sftp, remote));
+}
+
+/* Moves bytes until something was answered, without a limit but the link's silence. 0 or the error
+ * that broke the connection. */
+int remote_wait(struct remote_sftp *r);
+
+/* What a call on @channel returns for @error: the connection is closed if that has ended it. */
+int remote_result(struct remote_sftp *r, struct channel *channel, int error);
+
+/* The channel of a file, opened when it is not; -ENOTCONN. */
+int remote_channel(struct remote_sftp *r, bool side, struct channel **ret);
+
+int remote_sftp_open(struct remote *remote, const char *path, unsigned flags, mode_t mode,
+	struct remote_file **ret);
+int remote_sftp_write(struct remote_file *f, uint64_t offset, const void *data, size_t len);
+int remote_sftp_drain(struct remote_file *f);
+int remote_sftp_read_start(struct remote_file *f, uint64_t offset, size_t len);
+int remote_sftp_read_result(struct remote_file *f, void *dst, size_t *len);
+int remote_sftp_close(struct remote_file *f);
+
+#endif
