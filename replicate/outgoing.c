@@ -97,7 +97,7 @@ int outgoing_start(struct sender *s, const struct position *applied)
 	memcpy(s->resend, applied->missing, applied->n_missing * sizeof(s->resend[0]));
 	s->n_resend = applied->n_missing;
 	s->catching_up = true;
-	s->catch_up_to = 0;
+	s->catch_up_known = false;
 	(void)pthread_mutex_lock(&s->replica->lock);
 	pending_rewind(s->peer->pending);
 	(void)pthread_mutex_unlock(&s->replica->lock);

@@ -411,9 +411,11 @@ static void publish_position(struct sender *s)
 	struct position now = effective_position(s);
 	bool moved, in_sync = false;
 
-	if (s->catching_up && s->at_end && s->catch_up_to == 0)
+	if (s->catching_up && s->at_end && !s->catch_up_known) {
 		s->catch_up_to = s->passed;
-	if (s->catching_up && s->catch_up_to && now.high >= s->catch_up_to && !s->n_deferred) {
+		s->catch_up_known = true;
+	}
+	if (s->catching_up && s->catch_up_known && now.high >= s->catch_up_to && !s->n_deferred) {
 		s->catching_up = false;
 		in_sync = true;
 	}
@@ -494,7 +496,7 @@ static int take_ack(struct sender *s, const struct wire_ack *a)
 		if (s->stalled) {
 			s->stalled = false;
 			s->catching_up = true;
-			s->catch_up_to = 0;
+			s->catch_up_known = false;
 			peer_set_state(s->peer, PEER_CATCHING_UP, NULL);
 		}
 	}

@@ -73,6 +73,8 @@ struct sender {
 	uint64_t last_sent; /* highest sequence number in a frame of this session */
 	bool at_end;        /* the cursor has met the journal's end since the last record */
 	bool catching_up;
+	bool catch_up_known; /* catch_up_to was found: all that was there when the cursor first met
+				the end */
 	uint64_t catch_up_to;
 	struct op held; /* an op that must wait for a deferred one; type 0: none */
 	struct local_head held_head;

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Whether the server is the one that known_hosts names. A key is never accepted silently. */
+
+#include "ssh_state.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SYSTEM_KNOWN_HOSTS "/etc/ssh/ssh_known_hosts"
+
+/* Kinds of host key, and their names in known_hosts and on the wire. */
+static const struct kind {
+	int type; /* LIBSSH2_HOSTKEY_TYPE_... */
+	int mask; /* LIBSSH2_KNOWNHOST_KEY_... */
+	const char *name;
+	const char *methods;
+} kinds[] = {
+	{LIBSSH2_HOSTKEY_TYPE_ED25519, LIBSSH2_KNOWNHOST_KEY_ED25519, "ssh-ed25519", "ssh-ed25519"},
+	{LIBSSH2_HOSTKEY_TYPE_ECDSA_256, LIBSSH2_KNOWNHOST_KEY_ECDSA_256, "ecdsa-sha2-nistp256",
+		"ecdsa-sha2-nistp256"},
+	{LIBSSH2_HOSTKEY_TYPE_ECDSA_384, LIBSSH2_KNOWNHOST_KEY_ECDSA_384, "ecdsa-sha2-nistp384",
+		"ecdsa-sha2-nistp384"},
+	{LIBSSH2_HOSTKEY_TYPE_ECDSA_521, LIBSSH2_KNOWNHOST_KEY_ECDSA_521, "ecdsa-sha2-nistp521",
+		"ecdsa-sha2-nistp521"},
+	{LIBSSH2_HOSTKEY_TYPE_RSA, LIBSSH2_KNOWNHOST_KEY_SSHRSA, "ssh-rsa",
+#if LIBSSH2_VERSION_NUM < 0x010b00
+		"ssh-rsa"},
+#else
+		"rsa-sha2-512,rsa-sha2-256,ssh-rsa"},
+#endif
+};
+#define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
+
+/* Calls @fn for each line of the known_hosts files that are to be asked. */
+static void each_line(struct ssh *s, void (*fn)(void *ctx, const char *line, size_t len), void *ctx)
+{
+	char own[sizeof(s->home) + 32];
+	const char *files[2] = {s->config->known_hosts, NULL};
+
+	(void)snprintf(own, sizeof(own), "%s/.ssh/known_hosts", s->home);
+	if (!files[0]) {
+		files[0] = own;
+		files[1] = SYSTEM_KNOWN_HOSTS;
+	}
+	for (size_t i = 0; i < 2 && files[i]; i++) {
+		_cleanup_fclose_ FILE *f = fopen(files[i], "re");
+		_cleanup_free_ char *line = NULL;
+		size_t size = 0;
+		ssize_t len;
+
+		while (f && (len = getline(&line, &size, f)) > 0)
+			fn(ctx, line, (size_t)len);
+	}
+}
+
+static void add_line(void *ctx, const char *line, size_t len)
+{
+	/* comments, markers and kinds that this libssh2 does not know are refused: nothing to do */
+	(void)libssh2_knownhost_readline(ctx, line, len, LIBSSH2_KNOWNHOST_FILE_OPENSSH);
+}
+
+static LIBSSH2_KNOWNHOSTS *load(struct ssh *s)
+{
+	LIBSSH2_KNOWNHOSTS *hosts = libssh2_knownhost_init(s->session);
+
+	if (hosts)
+		each_line(s, add_line, hosts);
+	return hosts;
+}
+
+/* Whether known_hosts has a key of the kind for the host: a made-up key then is a mismatch. */
+static bool has_kind(struct ssh *s, LIBSSH2_KNOWNHOSTS *hosts, const struct kind *k)
+{
+	struct libssh2_knownhost *found = NULL;
+
+	return libssh2_knownhost_checkp(hosts, s->config->host, s->config->port, "x", 1,
+		       LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_RAW | k->mask,
+		       &found) == LIBSSH2_KNOWNHOST_CHECK_MISMATCH;
+}
+
+void ssh_hostkey_prefer(struct ssh *s)
+{
+	LIBSSH2_KNOWNHOSTS *hosts = load(s);
+	char list[256] = "";
+
+	if (!hosts)
+		return;
+	for (int known = 1; known >= 0; known--)
+		for (size_t i = 0; i < N_KINDS; i++) {
+			size_t len = strlen(list);
+
+			if (has_kind(s, hosts, &kinds[i]) == known)
+				(void)snprintf(list + len, sizeof(list) - len, "%s%s",
+					len ? "," : "", kinds[i].methods);
+		}
+	libssh2_knownhost_free(hosts);
+	(void)libssh2_session_method_pref(s->session, LIBSSH2_METHOD_HOSTKEY, list);
+}
+
+/* As `ssh-keygen -l` prints it. */
+static void fingerprint(struct ssh *s, char dst[64])
+{
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const unsigned char *h = (const unsigned char *)libssh2_hostkey_hash(
+		s->session, LIBSSH2_HOSTKEY_HASH_SHA256);
+	size_t n = 0;
+
+	for (size_t bit = 0; h && bit < 256; bit += 6) {
+		unsigned byte = (unsigned)(bit / 8), shift = (unsigned)(bit % 8);
+		unsigned pair = (unsigned)h[byte] << 8 | (byte + 1 < 32 ? h[byte + 1] : 0u);
+
+		dst[n++] = digits[pair >> (10 - shift) & 63];
+	}
+	dst[n] = '\0';
+}
+
+static const struct kind *kind_of(int type)
+{
+	for (size_t i = 0; i < N_KINDS; i++)
+		if (kinds[i].type == type)
+			return &kinds[i];
+	return NULL;
+}
+
+static int refuse(struct ssh *s, const char *kind, int verdict, char **ret_error)
+{
+	const struct remote_config *c = s->config;
+	const char *file = c->known_hosts ? c->known_hosts : "~/.ssh/known_hosts";
+	char print[64];
+
+	fingerprint(s, print);
+	if (verdict == LIBSSH2_KNOWNHOST_CHECK_MISMATCH)
+		return ssh_say(ret_error, -EKEYREJECTED,
+			"THE HOST KEY OF %s port %u IS NOT THE ONE IN %s: it shows %s SHA256:%s. "
+			"Somebody may be in between, or the server was set up anew: make sure, then "
+			"remove the old line and add the new key",
+			c->host, c->port, file, kind, print);
+	return ssh_say(ret_error, -EKEYREJECTED,
+		"the host key of %s port %u is not in %s: it shows %s SHA256:%s. Compare that with "
+		"`ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub` there, then: ssh-keyscan -p %u %s >> %s",
+		c->host, c->port, file, kind, print, c->port, c->host, file);
+}
+
+int ssh_hostkey_check(struct ssh *s, char **ret_error)
+{
+	LIBSSH2_KNOWNHOSTS *hosts = load(s);
+	struct libssh2_knownhost *found = NULL;
+	const struct kind *k;
+	const char *key;
+	size_t len;
+	int type, verdict;
+
+	if (!hosts)
+		return -ENOMEM;
+	key = libssh2_session_hostkey(s->session, &len, &type);
+	k = kind_of(type);
+	verdict = key ? libssh2_knownhost_checkp(hosts, s->config->host, s->config->port, key, len,
+				LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_RAW |
+					(k ? k->mask : LIBSSH2_KNOWNHOST_KEY_UNKNOWN),
+				&found)
+		      : LIBSSH2_KNOWNHOST_CHECK_FAILURE;
+	libssh2_knownhost_free(hosts);
+	if (verdict == LIBSSH2_KNOWNHOST_CHECK_MATCH)
+		return 0;
+	return refuse(s, k ? k->name : "a key of an unknown kind,", verdict, ret_error);
+}
