@@ -93,10 +93,10 @@ static uint64_t answered(const struct remote_sftp *r)
 	return n;
 }
 
-/* One round over the channels: 1 when bytes came, 0 or the error. */
+/* One round over the channels: enum sftp_life or the error. */
 static int pump_once(struct remote_sftp *r)
 {
-	bool moved = false;
+	int life = 0;
 
 	for (int i = 0; i < N_CHANNELS; i++) {
 		int n = r->channels[i].sftp ? sftp_pump(r->channels[i].sftp) : 0;
@@ -105,11 +105,12 @@ static int pump_once(struct remote_sftp *r)
 			break_connection(r, n);
 			return n;
 		}
-		moved = moved || n > 0;
+		life |= n;
 	}
-	if (moved)
+	/* A socket may take a little more without having said so; that is no sign of life. */
+	if (life & SFTP_CAME || (life & SFTP_WENT && r->polled))
 		r->life_ms = clock_mono_ms();
-	return moved;
+	return life;
 }
 
 static int pump(struct remote_sftp *r)
@@ -120,8 +121,9 @@ static int pump(struct remote_sftp *r)
 		return -ENOTCONN;
 	do
 		n = pump_once(r);
-	while (n > 0);
-	return n;
+	while (n > 0 && n & SFTP_CAME);
+	r->polled = false;
+	return n < 0 ? n : 0;
 }
 
 /* How long the link may stay silent from now on; INT_MAX when no answer is due. */
@@ -165,6 +167,7 @@ static int wait_once(struct remote_sftp *r, int timeout_ms, int wake_fd)
 		break_connection(r, n);
 		return n;
 	}
+	r->polled = n > 0 && fds[0].revents != 0;
 	return n > 0 && fds[1].revents != 0;
 }
 

@@ -23,6 +23,7 @@ struct remote_sftp {
 	struct channel channels[N_CHANNELS];
 	unsigned generation; /* counts connections */
 	uint64_t life_ms;    /* when the link last showed life */
+	bool polled;         /* the socket has been ready since the last pump() */
 	size_t read_answers; /* not fetched by read_result */
 };
 

@@ -268,7 +268,6 @@ int sftp_submit(struct sftp *s, size_t bytes, sftp_reply_fn *fn, void *ctx)
 	return 0;
 }
 
-/* 1: bytes went that had been held back, so the other end lives. */
 int sftp_flush(struct sftp *s)
 {
 	bool moved = false, was_held = s->held_back;
@@ -286,7 +285,7 @@ int sftp_flush(struct sftp *s)
 
 		if (n == -EAGAIN || n == 0) {
 			s->held_back = true;
-			return was_held && moved;
+			return was_held && moved ? SFTP_WENT : 0;
 		}
 		if (n < 0) {
 			sftp_abort(s, (int)n);
@@ -297,7 +296,7 @@ int sftp_flush(struct sftp *s)
 	}
 	buf_reset(&s->out);
 	s->sent = 0;
-	return was_held && moved;
+	return was_held && moved ? SFTP_WENT : 0;
 }
 
 /* ---- receiving ---- */
@@ -424,7 +423,7 @@ static int receive(struct sftp *s)
 		ssize_t n = s->io.read(s->ctx, s->in + s->in_len, s->in_cap - s->in_len);
 
 		if (n == -EAGAIN)
-			return moved;
+			return moved ? SFTP_CAME : 0;
 		if (n == 0)
 			r = -EPIPE;
 		if (n < 0)
@@ -447,7 +446,7 @@ int sftp_pump(struct sftp *s)
 	if (sent < 0)
 		return sent;
 	got = receive(s);
-	return got < 0 ? got : (sent || got);
+	return got < 0 ? got : sent | got;
 }
 
 /* ---- waiting ---- */

@@ -37,8 +37,14 @@ void sftp_free(struct sftp *s); /* NULL is allowed; aborts what is under way */
 /* INIT, VERSION and the server's limits. */
 int sftp_start(struct sftp *s);
 
-/* Sends what is queued and takes what came, without blocking. 1 when the other end showed life,
- * 0 when it did not, or the error that ended the connection. */
+/* Signs of life from the other end. */
+enum sftp_life {
+	SFTP_CAME = 1 << 0, /* bytes came */
+	SFTP_WENT = 1 << 1, /* bytes went that the channel had refused before */
+};
+
+/* Sends what is queued and takes what came, without blocking: enum sftp_life, or the error that
+ * ended the connection. */
 int sftp_pump(struct sftp *s);
 
 /* Only the first half of sftp_pump(). */
