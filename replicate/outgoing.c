@@ -122,6 +122,8 @@ static int add_flight(struct sender *s, const struct op *op, const struct local_
 		f->what = strdup(op_describe(op, text, sizeof(text)));
 		f->bytes = op->content ? op->content->data_len : 0;
 	}
+	if (!s->flights)
+		s->last_news_ms = clock_mono_ms(); /* it had nothing to answer until now */
 	DL_APPEND(s->flights, f);
 	s->n_flights++;
 	s->flight_bytes += frame;

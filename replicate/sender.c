@@ -359,8 +359,6 @@ static int write_out(struct sender *s)
 	fault_point("sender.write.after");
 	s->segment_bytes += s->out.len;
 	s->last_sent_ms = clock_mono_ms();
-	if (s->n_flights && s->last_news_ms < s->flights->sent_ms)
-		s->last_news_ms = s->flights->sent_ms;
 	buf_reset(&s->out);
 	return 0;
 }
