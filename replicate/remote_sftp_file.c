@@ -229,16 +229,15 @@ int remote_sftp_read_result(struct remote_file *f, void *dst, size_t *len)
 
 int remote_sftp_close(struct remote_file *f)
 {
-	int n = is_connected(f) ? 0 : -ENOTCONN;
+	int closed = -ENOTCONN, n = 0;
 
-	if (n == 0) {
-		n = sftp_close_start(f->channel->sftp, &f->handle, take_status, f);
-		f->pending += n == 0;
+	if (is_connected(f)) {
+		closed = sftp_close_start(f->channel->sftp, &f->handle, take_status, f);
+		f->pending += closed == 0;
+		n = await_pending(f); /* also without the close: they all point to @f */
 	}
 	if (n == 0)
-		n = await_pending(f);
-	if (n == 0)
-		n = f->error;
+		n = closed < 0 ? closed : f->error;
 	if (is_connected(f) && f->read_state == READ_ANSWERED)
 		f->remote->read_answers--;
 	free(f->data);
