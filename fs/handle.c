@@ -155,9 +155,10 @@ static void dirty_unlink(struct mount *m, struct inode *i)
 	free(d);
 }
 
-static int note_dirty(struct mount *m, struct inode *i, char *path, uint64_t *ret_seq)
+static int note_dirty(
+	struct mount *m, struct inode *i, char *path, bool whole, uint64_t *ret_seq)
 {
-	struct op op = {.type = OP_DIRTY, .path = path};
+	struct op op = {.type = OP_DIRTY, .path = path, .flags = whole ? OP_WHOLE : 0};
 	int r;
 
 	op.time = replica_now(m->replica);
@@ -168,21 +169,44 @@ static int note_dirty(struct mount *m, struct inode *i, char *path, uint64_t *re
 	return r;
 }
 
-static int dirty_mark_locked(struct mount *m, struct inode *i, char *path)
+static int dirty_mark_new(struct mount *m, struct inode *i, char *path, bool whole)
 {
 	uint64_t seq;
+	int r = note_dirty(m, i, path, whole, &seq);
+
+	if (r == 0 && !dirty_new(m, i)) {
+		replica_clean(m->replica, seq);
+		r = -ENOMEM;
+	}
+	if (r == 0)
+		i->dirty->seq = seq;
+	return r;
+}
+
+/* A file that was changed in place begins anew: until its close no peer may be sent what is in it. */
+static int dirty_mark_whole(struct mount *m, struct inode *i, char *path)
+{
+	uint64_t seq;
+	int r = note_dirty(m, i, path, true, &seq);
+
+	if (r < 0)
+		return r;
+	replica_clean(m->replica, i->dirty->seq);
+	i->dirty->seq = seq;
+	i->dirty->whole = true;
+	i->dirty->n_ranges = 0;
+	return 0;
+}
+
+static int dirty_mark_locked(struct mount *m, struct inode *i, char *path, bool whole)
+{
 	int r = 0;
 
 	(void)pthread_mutex_lock(&i->lock);
-	if (!i->dirty && !i->orphan) {
-		r = note_dirty(m, i, path, &seq);
-		if (r == 0 && !dirty_new(m, i)) {
-			replica_clean(m->replica, seq);
-			r = -ENOMEM;
-		}
-		if (r == 0)
-			i->dirty->seq = seq;
-	}
+	if (!i->dirty && !i->orphan)
+		r = dirty_mark_new(m, i, path, whole);
+	else if (i->dirty && whole && !i->dirty->whole)
+		r = dirty_mark_whole(m, i, path);
 	if (r == 0 && i->dirty)
 		i->dirty->writers++;
 	(void)pthread_mutex_unlock(&i->lock);
@@ -190,7 +214,7 @@ static int dirty_mark_locked(struct mount *m, struct inode *i, char *path)
 }
 
 /* The slow way of dirty_begin(): the first change. */
-static int dirty_mark(struct mount *m, struct inode *i)
+static int dirty_mark(struct mount *m, struct inode *i, bool whole)
 {
 	char path[TANDEMFS_PATH_MAX + 1];
 	int r;
@@ -198,23 +222,23 @@ static int dirty_mark(struct mount *m, struct inode *i)
 	tree_lock(m->tree, TREE_CHANGE);
 	r = inode_path(m->inodes, i, NULL, path);
 	if (r == 0)
-		r = dirty_mark_locked(m, i, path);
+		r = dirty_mark_locked(m, i, path, whole);
 	else if (r == -ENOENT)
 		r = 0; /* no name: nothing to replicate */
 	tree_unlock(m->tree);
 	return r;
 }
 
-int dirty_begin(struct mount *m, struct inode *i)
+int dirty_begin(struct mount *m, struct inode *i, bool whole)
 {
 	bool done;
 
 	(void)pthread_mutex_lock(&i->lock);
-	done = i->dirty || i->orphan;
-	if (i->dirty)
+	done = i->orphan || (i->dirty && (i->dirty->whole || !whole));
+	if (done && i->dirty)
 		i->dirty->writers++;
 	(void)pthread_mutex_unlock(&i->lock);
-	return done ? 0 : dirty_mark(m, i);
+	return done ? 0 : dirty_mark(m, i, whole);
 }
 
 void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, bool whole)
@@ -327,7 +351,7 @@ static int dirty_renew(
 		dirty_unlink(m, i);
 		*ret_clean = true;
 	} else {
-		int r = note_dirty(m, i, path, &d->seq);
+		int r = note_dirty(m, i, path, false, &d->seq);
 
 		if (r < 0)
 			return r;

@@ -61,9 +61,10 @@ void dirty_free(struct dirty *d);
 /* Adds a range to those of @d; pure. */
 void dirty_add(struct dirty *d, uint64_t start, uint64_t len);
 
-/* Before a change of the content: the inode is marked as dirty in the journal. 0 or -errno: then
- * nothing may be changed. Followed by dirty_end(). The tree must not be locked. */
-int dirty_begin(struct mount *m, struct inode *i);
+/* Before a change of the content: the inode is marked as dirty in the journal, with @whole as one that
+ * is written anew. 0 or -errno: then nothing may be changed. Followed by dirty_end(). The tree must
+ * not be locked. */
+int dirty_begin(struct mount *m, struct inode *i, bool whole);
 
 /* After it: @len bytes at @start are new (len 0: only the size, or nothing); @whole: all of it
  * is. */

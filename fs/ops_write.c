@@ -77,7 +77,7 @@ static ssize_t file_write(
 	struct mount *m, struct handle *h, struct fuse_bufvec *in, off_t off, bool append)
 {
 	off_t at = off;
-	ssize_t n = dirty_begin(m, h->inode);
+	ssize_t n = dirty_begin(m, h->inode, false);
 
 	if (n < 0)
 		return n;
@@ -185,7 +185,7 @@ static void truncate_end(struct mount *m, struct inode *i, off_t before, off_t a
 static int truncate_fd(struct mount *m, struct inode *i, int fd, off_t size)
 {
 	struct stat st;
-	int r = dirty_begin(m, i);
+	int r = dirty_begin(m, i, size == 0);
 
 	if (r < 0)
 		return r;
@@ -217,7 +217,7 @@ static int file_fallocate(struct mount *m, struct handle *h, int mode, off_t off
 {
 	bool shifts = mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE);
 	struct stat st;
-	int r = dirty_begin(m, h->inode);
+	int r = dirty_begin(m, h->inode, false);
 
 	if (r < 0)
 		return r;
@@ -252,7 +252,7 @@ static ssize_t file_copy(struct mount *m, struct handle *in, off_t off_in, struc
 	off_t off_out, size_t len)
 {
 	off_t at = off_out;
-	ssize_t n = dirty_begin(m, out->inode);
+	ssize_t n = dirty_begin(m, out->inode, false);
 
 	if (n < 0)
 		return n;
