@@ -6,8 +6,8 @@
  * megabytes of writes.
  *
  * Bytes move in pump(), which never blocks; all waiting is in wait_once(). Reading one channel
- * may take the other's packets off the socket, so all are asked until a whole round brought
- * nothing before the socket is polled.
+ * may take the other's packets off the socket, which poll(2) then no longer shows: nobody sleeps
+ * while a channel holds any.
  *
  * The link is dead when an answer is due and for timeout_ms neither a byte came nor output that
  * was held back went on. An idle link is never called dead.
@@ -145,6 +145,15 @@ static int silence_left(const struct remote_sftp *r)
 	return end > now ? (int)(end - now) : 0;
 }
 
+/* What one channel's read took off the socket for the other after that was read. */
+static bool holds_input(const struct remote_sftp *r)
+{
+	for (int i = 0; i < N_CHANNELS; i++)
+		if (r->channels[i].ssh && ssh_channel_holds(r->channels[i].ssh))
+			return true;
+	return false;
+}
+
 /* Sleeps until the socket or @wake_fd is ready or the time is over, after a pump() that brought
  * nothing. 1 when the caller is to return: woken, or @timeout_ms (-1: none) is over. */
 static int wait_once(struct remote_sftp *r, int timeout_ms, int wake_fd)
@@ -161,6 +170,8 @@ static int wait_once(struct remote_sftp *r, int timeout_ms, int wake_fd)
 		break_connection(r, -ETIMEDOUT);
 		return -ETIMEDOUT;
 	}
+	if (holds_input(r))
+		return 0;
 	n = poll(fds, 2, limit == INT_MAX ? -1 : limit);
 	if (n < 0 && errno != EINTR) {
 		n = -errno;

@@ -373,3 +373,11 @@ ssize_t ssh_channel_write(struct ssh_channel *c, const void *data, size_t len)
 		return n > 0 ? n : -EAGAIN;
 	return n == LIBSSH2_ERROR_EAGAIN ? -EAGAIN : ssh_error(s, (int)n, "write");
 }
+
+bool ssh_channel_holds(struct ssh_channel *c)
+{
+	unsigned long available = 0;
+
+	(void)libssh2_channel_window_read_ex(c->channel, &available, NULL);
+	return available > 0 || libssh2_channel_eof(c->channel) == 1;
+}

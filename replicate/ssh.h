@@ -9,6 +9,7 @@
 
 #include "remote.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -39,5 +40,9 @@ int ssh_open_sftp(struct ssh *s, int timeout_ms, struct ssh_channel **ret);
  * the same bytes must be offered again (more may follow them). */
 ssize_t ssh_channel_read(struct ssh_channel *c, void *dst, size_t len);
 ssize_t ssh_channel_write(struct ssh_channel *c, const void *data, size_t len);
+
+/* Whether a read would give something (bytes or the end) without the socket: reading one channel takes
+ * the others' packets off it too. */
+bool ssh_channel_holds(struct ssh_channel *c);
 
 #endif
