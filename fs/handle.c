@@ -52,6 +52,18 @@ int handle_new(struct mount *m, struct inode *i, int fd, int flags, struct handl
 	return 0;
 }
 
+bool handle_opened_by(struct inode *i, pid_t pid)
+{
+	struct handle *h;
+	bool found = false;
+
+	(void)pthread_mutex_lock(&i->lock);
+	DL_FOREACH(i->handles, h)
+		found |= h->writable && h->opener == pid;
+	(void)pthread_mutex_unlock(&i->lock);
+	return found && pid > 0;
+}
+
 void handle_free(struct mount *m, struct handle *h)
 {
 	struct inode *i = h->inode;
@@ -253,6 +265,7 @@ void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, b
 			d->writers--;
 		d->last = monotonic_ns();
 		d->whole |= whole;
+		d->written = !whole && (d->written || len > 0);
 		if (d->whole)
 			d->n_ranges = 0;
 		else
@@ -274,6 +287,26 @@ int dirty_created(struct mount *m, struct inode *i, uint64_t seq, uint64_t time)
 	}
 	(void)pthread_mutex_unlock(&i->lock);
 	return d ? 0 : -ENOMEM;
+}
+
+bool dirty_empty(struct inode *i)
+{
+	bool empty;
+
+	(void)pthread_mutex_lock(&i->lock);
+	empty = i->dirty && i->dirty->whole && !i->dirty->written;
+	(void)pthread_mutex_unlock(&i->lock);
+	return empty;
+}
+
+bool dirty_whole(struct inode *i)
+{
+	bool whole;
+
+	(void)pthread_mutex_lock(&i->lock);
+	whole = i->dirty && i->dirty->whole;
+	(void)pthread_mutex_unlock(&i->lock);
+	return whole;
 }
 
 bool dirty_unsent(struct inode *i)

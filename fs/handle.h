@@ -25,11 +25,14 @@ struct handle {
 	struct inode *inode;        /* holds a reference */
 	int fd;
 	bool writable;
+	pid_t opener; /* thread that opened it; 0: unknown */
 	struct dir_stream *dir; /* of a directory's */
 };
 
 /* Takes over @fd. 0 or -ENOMEM (then @fd is closed). */
 int handle_new(struct mount *m, struct inode *i, int fd, int flags, struct handle **ret);
+/* Whether thread @pid has opened the inode for writing and not closed it. */
+bool handle_opened_by(struct inode *i, pid_t pid);
 /* Closes and frees. Does not emit. */
 void handle_free(struct mount *m, struct handle *h);
 /* At the end of a mount: closes what nobody released. */
@@ -45,6 +48,7 @@ struct dirty {
 	uint64_t seq;         /* of the record that marks it */
 	uint64_t made;        /* op.time of the creation; 0: it was there before */
 	bool whole;           /* new or truncated: no part of it is at the peers */
+	bool written;         /* bytes came since it was made or truncated */
 	unsigned writers;     /* changes under way */
 	uint64_t first, last; /* of the changes, ns of the monotonic clock */
 	size_t n_ranges;      /* ascending, disjoint */
@@ -72,6 +76,11 @@ void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, b
 
 /* A file was created by the record @seq at @time (op.time). Tree locked. 0 or -ENOMEM. */
 int dirty_created(struct mount *m, struct inode *i, uint64_t seq, uint64_t time);
+
+/* Whether the file was made or truncated and nothing has been written to it yet. */
+bool dirty_empty(struct inode *i);
+/* Whether it is being written anew. */
+bool dirty_whole(struct inode *i);
 
 /* Whether the inode has not been sent once: its content will carry attributes and xattrs. */
 bool dirty_unsent(struct inode *i);

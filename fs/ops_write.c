@@ -2,6 +2,7 @@
 #include "invalidate.h"
 #include "ops.h"
 #include "record.h"
+#include "caller.h"
 #include "replicate/base/cleanup.h"
 
 #include <fcntl.h>
@@ -109,12 +110,31 @@ void op_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in, off_t 
 		fuse_reply_write(req, (size_t)n);
 }
 
+/*
+ * close(2) of one of several descriptors. A shell that runs `echo > file` duplicates the descriptor
+ * and closes the first one before a byte is written: the peers are not to see the file empty in
+ * between. Without another descriptor the file is meant to be empty, and a sync mode's close must
+ * wait. A peer that nobody waits for gets it on release.
+ */
+static bool flush_is_early(struct mount *m, struct inode *i, fuse_req_t req)
+{
+	char path[TANDEMFS_PATH_MAX + 1];
+
+	if (!dirty_empty(i))
+		return false;
+	if (!replica_waits(m->replica, REPLICA_CHANGE))
+		return true;
+	return inode_path(m->inodes, i, NULL, path) == 0 &&
+	       caller_has_open(fuse_req_ctx(req)->pid, path);
+}
+
 void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct mount *m = mount_of(req);
 	struct handle *h = handle_of(fi);
 	uint64_t seq = 0;
-	int r = h->writable ? content_emit(m, h->inode, &seq) : 0;
+	int r = h->writable && !flush_is_early(m, h->inode, req) ? content_emit(m, h->inode, &seq)
+								 : 0;
 
 	(void)ino;
 	if (r == 0)
@@ -158,7 +178,8 @@ static int file_fsync(struct mount *m, struct handle *h, bool data, fuse_req_t r
 	uint64_t seq = 0;
 	int r = (data ? fdatasync(h->fd) : fsync(h->fd)) < 0 ? -errno : 0;
 
-	if (r == 0)
+	/* nobody waits for a peer that would see a part of it */
+	if (r == 0 && (replica_waits(m->replica, REPLICA_DISK) || !dirty_whole(h->inode)))
 		r = content_emit(m, h->inode, NULL);
 	if (r == 0)
 		r = note_fsync(m, h->inode, &seq);
@@ -201,16 +222,13 @@ static int truncate_fd(struct mount *m, struct inode *i, int fd, off_t size)
 int file_truncate(struct mount *m, struct inode *i, const struct handle *h, off_t size)
 {
 	_cleanup_close_ int fd = -1;
-	int r;
 
 	if (h && h->writable)
 		return truncate_fd(m, i, h->fd, size);
 	fd = inode_open(m->inodes, i, O_WRONLY);
 	if (fd < 0)
 		return fd;
-	r = truncate_fd(m, i, fd, size);
-	/* Without a handle no FLUSH follows. */
-	return r < 0 ? r : content_emit(m, i, NULL);
+	return truncate_fd(m, i, fd, size);
 }
 
 static int file_fallocate(struct mount *m, struct handle *h, int mode, off_t offset, off_t length)

@@ -500,6 +500,7 @@ static int take_ack(struct sender *s, const struct wire_ack *a)
 	}
 	s->last_ack = *a;
 	outgoing_acked(s, &a->applied);
+	changes_flush(s->replica->changes);
 	return 0;
 }
 
