@@ -24,7 +24,9 @@ REPLICATE_SRC := $(wildcard replicate/*.c replicate/base/*.c)
 FS_SRC := $(filter-out fs/main.c,$(wildcard fs/*.c))
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 REPLICATE_OBJ := $(REPLICATE_SRC:%.c=$(BUILD)/%.o)
+SIM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c))
 FS_OBJ := $(FS_SRC:%.c=$(BUILD)/%.o)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 UNIT := $(UNIT_SRC:%.c=$(BUILD)/%)
 
 .PHONY: all
@@ -46,9 +48,40 @@ $(BUILD)/%.o: %.c
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libfs.a $(BUILD)/libreplicate.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 
+.PHONY: units
+units: $(UNIT)
+
 .PHONY: unit
 unit: $(UNIT) ## build and run the unit tests
 	@for t in $(UNIT); do $$t || exit 1; done
+
+$(BUILD)/tests/sim/sim: $(SIM_OBJ) $(BUILD)/libreplicate.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+.PHONY: sim
+sim: $(BUILD)/tests/sim/sim ## with FAULTS=1: build the simulation at build-faults/tests/sim/sim
+
+# Always clang's, with the code below it instrumented too.
+FUZZ_BUILD := $(MAKE) CC=clang BUILD=build-fuzz SANITIZE=fuzzer-no-link,address,undefined FAULTS=
+.PHONY: fuzzers
+fuzzers:
+	$(FUZZ_BUILD) $(patsubst %.c,build-fuzz/%,$(FUZZ_SRC))
+
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libfs.a $(BUILD)/libreplicate.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+.PHONY: fuzz
+fuzz: ## run each fuzzer for FUZZ_SECONDS=5
+	tests/run fuzz
+
+.PHONY: check
+check: ## lint: format, cppcheck, layering, scripts, manual pages
+	tests/run lint
+
+.PHONY: test
+test: ## install what tests need, build, run all tests (as root)
+	tests/install-deps
+	tests/run build unit sim fuzz pytest
 
 .PHONY: clean
 clean: ## remove what was built
@@ -60,10 +93,7 @@ help: ## list the targets
 
 include mount-helpers/install.mk
 
--include $(REPLICATE_OBJ:.o=.d) $(FS_OBJ:.o=.d) $(BUILD)/fs/main.d $(UNIT:=.d)
+# Objects of tests are kept although they are links of a chain.
+.SECONDARY:
 
-# tests/sim needs the fault points: make FAULTS=1 sim
-SIM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c))
-$(BUILD)/tests/sim/sim: $(SIM_OBJ) $(BUILD)/libreplicate.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
--include $(SIM_OBJ:.o=.d)
+-include $(REPLICATE_OBJ:.o=.d) $(FS_OBJ:.o=.d) $(BUILD)/fs/main.d $(UNIT:=.d) $(SIM_OBJ:.o=.d) $(FUZZ_SRC:%.c=$(BUILD)/%.d)
