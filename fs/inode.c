@@ -574,19 +574,6 @@ void inode_fid(const struct inode *i, struct fid *ret)
 	memcpy(ret->bytes, i->fid_bytes, i->fid_len);
 }
 
-static int open_by_handle(struct inode_table *t, const struct inode *i, int flags)
-{
-	struct {
-		struct file_handle head;
-		uint8_t bytes[FID_MAX];
-	} h = {.head = {.handle_bytes = i->fid_len, .handle_type = i->fid_type}};
-	int fd;
-
-	memcpy(h.head.f_handle, i->fid_bytes, i->fid_len);
-	fd = open_by_handle_at(t->root, &h.head, flags | O_NOFOLLOW | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
 /* Once more through the descriptor of somebody who has it open. */
 static int open_by_descriptor(struct inode *i, int flags)
 {
@@ -629,7 +616,7 @@ int inode_open(struct inode_table *t, struct inode *i, int flags)
 	int fd = -ESTALE;
 
 	if (i->fid_len)
-		fd = open_by_handle(t, i, flags);
+		fd = fid_open_handle(t->root, i->fid_type, i->fid_bytes, i->fid_len, flags | O_NOFOLLOW);
 	if (fd == -ESTALE)
 		fd = open_by_descriptor(i, flags);
 	if (fd == -ESTALE)

@@ -13,6 +13,9 @@
 int fid_of_fd(int fd, struct fid *ret);
 int fid_of_path(int root, const char *path, struct fid *ret);
 
+/* open_by_handle_at(2), O_CLOEXEC added. A descriptor or -errno. */
+int fid_open_handle(int root, int32_t type, const uint8_t *bytes, uint8_t len, int flags);
+
 /* Opens the inode wherever it is now (open_by_handle_at(2) with @root as the mount's descriptor);
  * without a handle, or where that is refused, the inode that stands at @path if it
  * has the same number. @path may be NULL. A descriptor, -ESTALE when the inode is gone or has no

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /*
@@ -48,14 +49,28 @@ int fid_of_path(int root, const char *path, struct fid *ret)
 	return fd < 0 ? fd : fid_of_fd(fd, ret);
 }
 
-static int open_handle(int root, const struct fid *fid, int flags)
-{
-	union handle u = {.h.handle_bytes = fid->len};
-	int fd;
+/* A handle whose inode number is just being given to a new file: the kernel says ENOMEM (iget_locked()
+ * finds an inode that is not ready), and ESTALE as soon as it is. */
+#define BUSY_TRIES 1000
+#define BUSY_PAUSE_NS 20000
 
-	u.h.handle_type = fid->type;
-	memcpy(u.h.f_handle, fid->bytes, fid->len);
-	fd = open_by_handle_at(root, &u.h, flags | O_CLOEXEC);
+int fid_open_handle(int root, int32_t type, const uint8_t *bytes, uint8_t len, int flags)
+{
+	union {
+		struct file_handle h;
+		uint8_t room[sizeof(struct file_handle) + FID_MAX];
+	} u = {.h = {.handle_bytes = len, .handle_type = type}};
+	int fd = -1;
+
+	if (len > FID_MAX)
+		return -EINVAL;
+	memcpy(u.h.f_handle, bytes, len);
+	for (int i = 0; i < BUSY_TRIES; i++) {
+		fd = open_by_handle_at(root, &u.h, flags | O_CLOEXEC);
+		if (fd >= 0 || errno != ENOMEM)
+			break;
+		(void)nanosleep(&(struct timespec){.tv_nsec = BUSY_PAUSE_NS}, NULL);
+	}
 	return fd < 0 ? -errno : fd;
 }
 
@@ -75,7 +90,7 @@ int fid_open(int root, const struct fid *fid, const char *path, int flags)
 	int r;
 
 	if (fid->len > 0 && fid->len <= FID_MAX)
-		fd = open_handle(root, fid, flags);
+		fd = fid_open_handle(root, fid->type, fid->bytes, fid->len, flags);
 	if ((fd == -EPERM || fd == -EOPNOTSUPP || fd == -ENOSYS) && path) {
 		fd = confine_open(root, path, flags, 0);
 		if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)

@@ -413,7 +413,7 @@ static const char *changed_name(const struct op *op, int i)
 	if (op->type > OP_RENAME && !(op->type == OP_CONTENT && (op->flags & OP_WHOLE)))
 		return NULL;
 	if (i == 0)
-		return op->path;
+		return op->type == OP_LINK ? NULL : op->path;
 	return op->type == OP_LINK || op->type == OP_RENAME ? op->path2 : NULL;
 }
 

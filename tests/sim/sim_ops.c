@@ -62,7 +62,8 @@ static void end(struct change *c, int error)
 	struct replica *r = c->n->replica;
 
 	if (error == 0) {
-		touch_parent(c, c->op.path);
+		if (c->op.type != OP_LINK)
+			touch_parent(c, c->op.path);
 		if (c->op.path2 && c->op.type != OP_SYMLINK)
 			touch_parent(c, c->op.path2);
 	}
