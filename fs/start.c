@@ -53,10 +53,14 @@ static int resolve_directories(const struct options *o, struct start *s, char **
 	return 0;
 }
 
-/* Everybody who still uses it gets ENOTCONN; there is nothing in it to be lost. */
+/* Everybody who still uses it gets ENOTCONN; there is nothing in it to be lost. MNT_FORCE ends what still
+ * waits for an answer: a killed daemon's thread that was invalidating a name may wait for the
+ * very call that waits for the daemon. */
 static int detach_dead(const struct start *s, char **ret_error)
 {
-	if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+	if (umount2(s->mountpoint, MNT_FORCE | UMOUNT_NOFOLLOW) < 0 && errno != EBUSY)
+		log_debug("%s: umount2: %s", s->mountpoint, strerror(errno));
+	if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL)
 		return refuse(-errno, ret_error,
 			"%s is mounted at %s, its daemon is dead, and it cannot be unmounted: %s",
 			s->backing, s->mountpoint, strerror(errno));
