@@ -53,7 +53,8 @@ units: $(UNIT)
 
 .PHONY: unit
 unit: $(UNIT) ## build and run the unit tests
-	@for t in $(UNIT); do $$t || exit 1; done
+	@export LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0; \
+	for t in $(UNIT); do $$t || exit 1; done
 
 $(BUILD)/tests/sim/sim: $(SIM_OBJ) $(BUILD)/libreplicate.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
