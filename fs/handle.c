@@ -58,7 +58,7 @@ bool handle_opened_by(struct inode *i, pid_t pid)
 	bool found = false;
 
 	(void)pthread_mutex_lock(&i->lock);
-	DL_FOREACH(i->handles, h)
+	DL_FOREACH (i->handles, h)
 		found |= h->writable && h->opener == pid;
 	(void)pthread_mutex_unlock(&i->lock);
 	return found && pid > 0;
@@ -167,8 +167,7 @@ static void dirty_unlink(struct mount *m, struct inode *i)
 	free(d);
 }
 
-static int note_dirty(
-	struct mount *m, struct inode *i, char *path, bool whole, uint64_t *ret_seq)
+static int note_dirty(struct mount *m, struct inode *i, char *path, bool whole, uint64_t *ret_seq)
 {
 	struct op op = {.type = OP_DIRTY, .path = path, .flags = whole ? OP_WHOLE : 0};
 	int r;
@@ -195,7 +194,8 @@ static int dirty_mark_new(struct mount *m, struct inode *i, char *path, bool who
 	return r;
 }
 
-/* A file that was changed in place begins anew: until its close no peer may be sent what is in it. */
+/* A file that was changed in place begins anew: until its close no peer may be sent what is in it.
+ */
 static int dirty_mark_whole(struct mount *m, struct inode *i, char *path)
 {
 	uint64_t seq;
@@ -533,10 +533,10 @@ void content_emit_all(struct mount *m)
  * torn answer only shifts the time. */
 static bool dirty_aged(const struct dirty *d, uint64_t now)
 {
-	uint64_t first = __atomic_load_n(&d->first, __ATOMIC_RELAXED);
-	uint64_t last = __atomic_load_n(&d->last, __ATOMIC_RELAXED);
+	uint64_t first = atomic_load(&d->first);
+	uint64_t last = atomic_load(&d->last);
 
-	if (!__atomic_load_n(&d->whole, __ATOMIC_RELAXED))
+	if (!atomic_load(&d->whole))
 		return now > first + AGE_RANGES;
 	return now > last + AGE_WHOLE_QUIET || now > first + AGE_WHOLE;
 }

@@ -14,6 +14,7 @@
 #include "replicate/op.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,7 +26,7 @@ struct handle {
 	struct inode *inode;        /* holds a reference */
 	int fd;
 	bool writable;
-	pid_t opener; /* thread that opened it; 0: unknown */
+	pid_t opener;           /* thread that opened it; 0: unknown */
 	struct dir_stream *dir; /* of a directory's */
 };
 
@@ -44,14 +45,14 @@ void handles_close(struct inode *i);
 struct dirty {
 	struct dirty *next, *prev; /* in the mount's list, under its lock */
 	struct inode *inode;
-	/* Guarded by the inode's lock. */
-	uint64_t seq;         /* of the record that marks it */
-	uint64_t made;        /* op.time of the creation; 0: it was there before */
-	bool whole;           /* new or truncated: no part of it is at the peers */
-	bool written;         /* bytes came since it was made or truncated */
-	unsigned writers;     /* changes under way */
-	uint64_t first, last; /* of the changes, ns of the monotonic clock */
-	size_t n_ranges;      /* ascending, disjoint */
+	/* Guarded by the inode's lock; the timer looks at the atomic ones without it. */
+	uint64_t seq;                     /* of the record that marks it */
+	uint64_t made;                    /* op.time of the creation; 0: it was there before */
+	atomic_bool whole;                /* new or truncated: no part of it is at the peers */
+	bool written;                     /* bytes came since it was made or truncated */
+	unsigned writers;                 /* changes under way */
+	atomic_uint_fast64_t first, last; /* of the changes, ns of the monotonic clock */
+	size_t n_ranges;                  /* ascending, disjoint */
 	struct range ranges[DIRTY_RANGES + 1];
 };
 
@@ -65,9 +66,9 @@ void dirty_free(struct dirty *d);
 /* Adds a range to those of @d; pure. */
 void dirty_add(struct dirty *d, uint64_t start, uint64_t len);
 
-/* Before a change of the content: the inode is marked as dirty in the journal, with @whole as one that
- * is written anew. 0 or -errno: then nothing may be changed. Followed by dirty_end(). The tree must
- * not be locked. */
+/* Before a change of the content: the inode is marked as dirty in the journal, with @whole as one
+ * that is written anew. 0 or -errno: then nothing may be changed. Followed by dirty_end(). The tree
+ * must not be locked. */
 int dirty_begin(struct mount *m, struct inode *i, bool whole);
 
 /* After it: @len bytes at @start are new (len 0: only the size, or nothing); @whole: all of it
