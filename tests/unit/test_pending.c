@@ -87,7 +87,8 @@ static void add(struct pending *p, uint64_t seq, uint64_t ino, bool whole, uint6
 static void test_later_ones_are_covered(void **state)
 {
 	struct pending *p;
-	_cleanup_op_ struct op first = content(1, 10, false, 0), second = content(3, 10, false, 100),
+	_cleanup_op_ struct op first = content(1, 10, false, 0),
+			       second = content(3, 10, false, 100),
 			       other = content(2, 11, false, 0);
 
 	(void)state;
