@@ -4,6 +4,12 @@
  * A session is non-blocking from the start. The steps of connecting wait in poll(2) for what
  * libssh2_session_block_directions() names, up to one deadline. Afterwards nothing here waits: the
  * SFTP client above polls.
+ *
+ * libssh2 sends one packet at a time: when the socket took only a part of one, any other packet is
+ * an error that ends the connection. Not only writes send packets. A read widens the receive
+ * window when it has become narrow, and that may itself stay half sent. So the window is widened
+ * here, before libssh2 would, when nothing else is half sent; and reading goes on without it until
+ * the window is down to where libssh2 would widen it. Only then it waits for the packet.
  */
 
 #include "ssh_state.h"
@@ -27,6 +33,9 @@
 /* What the server may send before we say that we have read it. */
 #define CHANNEL_WINDOW (4u << 20)
 #define CHANNEL_PACKET 32768
+#define WINDOW_LOW (CHANNEL_WINDOW / 8 * 7) /* widened below this */
+#define WINDOW_OWN (CHANNEL_WINDOW / 4 * 3) /* libssh2 widens below this and the read's length */
+#define READ_MAX (64u << 10)
 
 static pthread_once_t init_once = PTHREAD_ONCE_INIT;
 static int init_result;
@@ -91,6 +100,10 @@ short ssh_events(struct ssh *s)
 {
 	int directions = libssh2_session_block_directions(s->session);
 
+	if (s->stalled)
+		return POLLOUT; /* the socket may be full of what cannot be read yet */
+	if (s->writing)
+		return POLLIN | POLLOUT;
 	return (short)(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
 }
 
@@ -339,17 +352,65 @@ int ssh_open_sftp(struct ssh *s, int timeout_ms, struct ssh_channel **ret)
 	return 0;
 }
 
+/* Whether libssh2 waits for the socket to take the rest of a packet. */
+static bool half_sent(const struct ssh *s)
+{
+	return libssh2_session_block_directions(s->session) & LIBSSH2_SESSION_BLOCK_OUTBOUND;
+}
+
+/* Sends the adjustment that is under way on any channel. 0, -EAGAIN or -errno. */
+static int go_on_widening(struct ssh *s)
+{
+	struct ssh_channel *c = s->writing;
+	int rc;
+
+	if (!c || c->widening == 0)
+		return 0;
+	rc = libssh2_channel_receive_window_adjust2(c->channel, c->widening, 1, NULL);
+	if (rc == LIBSSH2_ERROR_EAGAIN)
+		return -EAGAIN;
+	c->widening = 0;
+	s->writing = NULL;
+	return rc < 0 ? ssh_error(s, rc, "window") : 0;
+}
+
+/* 0 when @len bytes may be read without libssh2 sending anything, -EAGAIN, or -errno. */
+static int widen(struct ssh_channel *c, size_t len)
+{
+	struct ssh *s = c->ssh;
+	int r = go_on_widening(s);
+
+	if (r < 0 && r != -EAGAIN)
+		return r;
+	s->stalled = false;
+	if (libssh2_channel_window_read_ex(c->channel, NULL, NULL) >= WINDOW_LOW)
+		return 0;
+	if (!s->writing) {
+		c->widening =
+			CHANNEL_WINDOW - libssh2_channel_window_read_ex(c->channel, NULL, NULL);
+		s->writing = c;
+		r = go_on_widening(s);
+		if (r < 0 && r != -EAGAIN)
+			return r;
+	}
+	s->stalled = libssh2_channel_window_read_ex(c->channel, NULL, NULL) < WINDOW_OWN + len;
+	return s->stalled ? -EAGAIN : 0;
+}
+
 ssize_t ssh_channel_read(struct ssh_channel *c, void *dst, size_t len)
 {
 	struct ssh *s = c->ssh;
 	ssize_t n;
 
-	/* Reading may have to send a window adjustment, which must not cut into a packet that
-	 * another channel has half sent. That one is finished by its own next write. */
+	if (len > READ_MAX)
+		len = READ_MAX;
+	n = widen(c, len);
+	if (n < 0)
+		return n;
 	n = libssh2_channel_read(c->channel, dst, len);
 	if (n > 0)
 		return n;
-	if (n == LIBSSH2_ERROR_EAGAIN || n == LIBSSH2_ERROR_BAD_USE)
+	if (n == LIBSSH2_ERROR_EAGAIN)
 		return -EAGAIN;
 	if (n < 0)
 		return ssh_error(s, (int)n, "read");
@@ -359,16 +420,16 @@ ssize_t ssh_channel_read(struct ssh_channel *c, void *dst, size_t len)
 ssize_t ssh_channel_write(struct ssh_channel *c, const void *data, size_t len)
 {
 	struct ssh *s = c->ssh;
-	ssize_t n;
+	ssize_t n = go_on_widening(s);
 
-	/* libssh2 wants a half sent packet to be finished before anything else is sent */
+	if (n < 0)
+		return n;
 	if (s->writing && s->writing != c)
 		return -EAGAIN;
 	n = libssh2_channel_write(c->channel, data, len);
-	s->writing = n == LIBSSH2_ERROR_EAGAIN && (libssh2_session_block_directions(s->session) &
-							  LIBSSH2_SESSION_BLOCK_OUTBOUND)
-			     ? c
-			     : NULL;
+	s->writing = n == LIBSSH2_ERROR_EAGAIN && half_sent(s) ? c : NULL;
+	if (!s->writing)
+		s->stalled = false;
 	if (n >= 0)
 		return n > 0 ? n : -EAGAIN;
 	return n == LIBSSH2_ERROR_EAGAIN ? -EAGAIN : ssh_error(s, (int)n, "write");
@@ -378,6 +439,8 @@ bool ssh_channel_holds(struct ssh_channel *c)
 {
 	unsigned long available = 0;
 
+	if (c->ssh->stalled)
+		return false;
 	(void)libssh2_channel_window_read_ex(c->channel, &available, NULL);
 	return available > 0 || libssh2_channel_eof(c->channel) == 1;
 }

@@ -15,13 +15,15 @@ struct ssh_channel {
 	struct ssh_channel *next;
 	struct ssh *ssh;
 	LIBSSH2_CHANNEL *channel;
+	unsigned long widening; /* bytes of the window adjustment under way, or 0 */
 };
 
 struct ssh {
 	const struct remote_config *config;
 	LIBSSH2_SESSION *session;
 	struct ssh_channel *channels;
-	struct ssh_channel *writing; /* has a packet that is half sent: no other may write */
+	struct ssh_channel *writing; /* has a packet that is half sent: nothing else may be sent */
+	bool stalled;                /* no more can be read until that packet is out */
 	int socket;
 	uint64_t deadline_ms; /* of the step under way */
 	const char *password; /* while keyboard-interactive asks for it */
