@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two replicating servers for each test."""
+
+import os
+import pathlib
+import signal
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from rig.servers import Pair    # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_on_signal():
+    """SIGTERM ends a run as Ctrl-C does: with its clean-up."""
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def pair(request):
+    """Call it: pair("mode=sync", proxy=True). Checks and removes what it made."""
+    made = []
+
+    def make(options="mode=async", **kwargs):
+        made.append(Pair(options, **kwargs))
+        return made[-1]
+
+    yield make
+    try:
+        for p in made:
+            p.stop()
+    except AssertionError:
+        for p in made:
+            for s in p.servers:
+                print(f"---- log of {s.name}\n" + s.log()[-6000:])
+        raise
+    finally:
+        for p in made:
+            p.remove()
+
+
+@pytest.fixture
+def full():
+    """Whether the long variant is asked for."""
+    return os.environ.get("TANDEMFS_FULL") == "1"
