@@ -78,7 +78,9 @@ static int translate(int code)
 	case LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED:
 	case LIBSSH2_ERROR_PASSWORD_EXPIRED:
 	case LIBSSH2_ERROR_METHOD_NOT_SUPPORTED:
-	case LIBSSH2_ERROR_FILE: /* a key file that cannot be used */
+	case LIBSSH2_ERROR_FILE: /* a key file that cannot be used, or has a passphrase */
+	case LIBSSH2_ERROR_KEYFILE_AUTH_FAILED:
+	case LIBSSH2_ERROR_PUBLICKEY_PROTOCOL:
 		return -EACCES;
 	default:
 		return -EPROTO;
@@ -315,6 +317,49 @@ void ssh_free(struct ssh *s)
 
 /* ---- channels ---- */
 
+/* Whether libssh2 waits for the socket to take the rest of a packet. */
+static bool half_sent(const struct ssh *s)
+{
+	return libssh2_session_block_directions(s->session) & LIBSSH2_SESSION_BLOCK_OUTBOUND;
+}
+
+/* Sends the adjustment that is under way on any channel. 0, -EAGAIN or -errno. */
+static int go_on_widening(struct ssh *s)
+{
+	struct ssh_channel *c = s->writing;
+	int rc;
+
+	if (!c || c->widening == 0)
+		return 0;
+	rc = libssh2_channel_receive_window_adjust2(c->channel, c->widening, 1, NULL);
+	if (rc == LIBSSH2_ERROR_EAGAIN)
+		return -EAGAIN;
+	c->widening = 0;
+	s->writing = NULL;
+	return rc < 0 ? ssh_error(s, rc, "window") : 0;
+}
+
+/* Waits until the half sent packet is out: opening a channel sends packets of its own. */
+static int finish_packet(struct ssh *s)
+{
+	struct ssh_channel *c;
+	int r;
+
+	while ((r = go_on_widening(s)) == -EAGAIN)
+		if (ssh_wait(s) < 0)
+			return -ETIMEDOUT;
+	c = s->writing;
+	if (r < 0 || !c)
+		return r;
+	SSH_RETRY(s, r, (int)libssh2_channel_write(c->channel, s->packet, s->packet_len));
+	if (r < 0)
+		return ssh_error(s, r, "write");
+	c->sent_early = r;
+	s->writing = NULL;
+	s->stalled = false;
+	return 0;
+}
+
 static int start_subsystem(struct ssh *s, struct ssh_channel *c)
 {
 	int rc;
@@ -340,7 +385,9 @@ int ssh_open_sftp(struct ssh *s, int timeout_ms, struct ssh_channel **ret)
 		return -ENOMEM;
 	c->ssh = s;
 	s->deadline_ms = clock_mono_ms() + (uint64_t)timeout_ms;
-	r = start_subsystem(s, c);
+	r = finish_packet(s);
+	if (r == 0)
+		r = start_subsystem(s, c);
 	s->deadline_ms = 0;
 	if (r < 0) {
 		free(c); /* libssh2's half of it goes with the session */
@@ -350,28 +397,6 @@ int ssh_open_sftp(struct ssh *s, int timeout_ms, struct ssh_channel **ret)
 	s->channels = c;
 	*ret = c;
 	return 0;
-}
-
-/* Whether libssh2 waits for the socket to take the rest of a packet. */
-static bool half_sent(const struct ssh *s)
-{
-	return libssh2_session_block_directions(s->session) & LIBSSH2_SESSION_BLOCK_OUTBOUND;
-}
-
-/* Sends the adjustment that is under way on any channel. 0, -EAGAIN or -errno. */
-static int go_on_widening(struct ssh *s)
-{
-	struct ssh_channel *c = s->writing;
-	int rc;
-
-	if (!c || c->widening == 0)
-		return 0;
-	rc = libssh2_channel_receive_window_adjust2(c->channel, c->widening, 1, NULL);
-	if (rc == LIBSSH2_ERROR_EAGAIN)
-		return -EAGAIN;
-	c->widening = 0;
-	s->writing = NULL;
-	return rc < 0 ? ssh_error(s, rc, "window") : 0;
 }
 
 /* 0 when @len bytes may be read without libssh2 sending anything, -EAGAIN, or -errno. */
@@ -426,10 +451,22 @@ ssize_t ssh_channel_write(struct ssh_channel *c, const void *data, size_t len)
 		return n;
 	if (s->writing && s->writing != c)
 		return -EAGAIN;
+	if (c->sent_early > 0) {
+		n = c->sent_early;
+		c->sent_early = 0;
+		return n;
+	}
+	if (len > SSH_PACKET_MAX)
+		len = SSH_PACKET_MAX;
 	n = libssh2_channel_write(c->channel, data, len);
-	s->writing = n == LIBSSH2_ERROR_EAGAIN && half_sent(s) ? c : NULL;
-	if (!s->writing)
-		s->stalled = false;
+	if (n == LIBSSH2_ERROR_EAGAIN && half_sent(s)) {
+		s->writing = c;
+		memcpy(s->packet, data, len);
+		s->packet_len = len;
+		return -EAGAIN;
+	}
+	s->writing = NULL;
+	s->stalled = false;
 	if (n >= 0)
 		return n > 0 ? n : -EAGAIN;
 	return n == LIBSSH2_ERROR_EAGAIN ? -EAGAIN : ssh_error(s, (int)n, "write");

@@ -116,7 +116,7 @@ static int read_password(struct ssh *s, char **ret, char **ret_error)
 	if (stat(file, &st) < 0)
 		return ssh_say(ret_error, -errno, "password_file=%s: %s", file, strerror(errno));
 	if (st.st_mode & 077)
-		return ssh_say(ret_error, -EPERM,
+		return ssh_say(ret_error, -EACCES,
 			"password_file=%s can be read by others: chmod 600 it", file);
 	r = durable_read(AT_FDCWD, file, PASSWORD_MAX, ret, &len);
 	if (r < 0)

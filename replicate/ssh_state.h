@@ -11,10 +11,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* libssh2 takes no more than this from one write. */
+#define SSH_PACKET_MAX 32700
+
 struct ssh_channel {
 	struct ssh_channel *next;
 	struct ssh *ssh;
 	LIBSSH2_CHANNEL *channel;
+	ssize_t sent_early;     /* bytes offered to a write that were sent after it, to be told */
 	unsigned long widening; /* bytes of the window adjustment under way, or 0 */
 };
 
@@ -24,6 +28,8 @@ struct ssh {
 	struct ssh_channel *channels;
 	struct ssh_channel *writing; /* has a packet that is half sent: nothing else may be sent */
 	bool stalled;                /* no more can be read until that packet is out */
+	char packet[SSH_PACKET_MAX]; /* what the half sent write was offered */
+	size_t packet_len;
 	int socket;
 	uint64_t deadline_ms; /* of the step under way */
 	const char *password; /* while keyboard-interactive asks for it */
