@@ -9,6 +9,9 @@
  * walked from the root: what it does not know the kernel has not cached. For each name that
  * changed: its inode's attributes, the entry (also a negative one), then the directory's cached
  * listing and attributes.
+ *
+ * An inode that changed is found by its number: with several links the op's path may be one that
+ * nobody here has looked up, while the kernel has cached the inode by another.
  */
 
 /* The directory of a path, when the table knows it. */
@@ -45,6 +48,21 @@ static void spot_notify(struct mount *m, const struct spot *s, bool dir)
 	notifier_content(m->notifier, s->parent);
 }
 
+static void inode_changed(struct mount *m, const struct stat *st, bool content)
+{
+	struct inode *i = NULL;
+
+	if (st->st_ino)
+		i = inode_by_ino(m->inodes, inode_root(m->inodes)->key.dev, st->st_ino);
+	if (!i)
+		return;
+	if (content)
+		notifier_content(m->notifier, i);
+	else
+		notifier_attributes(m->notifier, i);
+	inode_unpin(m->inodes, i);
+}
+
 /* An inode lost a name: its last one, if @before says so. */
 static void inode_lost(struct mount *m, struct inode *i, const struct stat *before)
 {
@@ -66,33 +84,18 @@ static void name_changed(struct mount *m, const char *path, const struct apply_r
 	if (child && child->key.ino != result->after.st_ino) {
 		inode_name_drop(m->inodes, s.parent, s.name);
 		inode_lost(m, child, &result->before);
+	} else if (!child) {
+		inode_changed(m, &result->before, false);
 	}
 	spot_notify(m, &s, dir);
 	inode_unpin(m->inodes, child);
 	spot_release(m, &s);
 }
 
-static void inode_changed(struct mount *m, const char *path, bool content)
-{
-	struct inode *i = inode_by_path(m->inodes, path);
-
-	if (!i)
-		return;
-	if (content)
-		notifier_content(m->notifier, i);
-	else
-		notifier_attributes(m->notifier, i);
-	inode_unpin(m->inodes, i);
-}
-
 static void link_made(struct mount *m, const struct op *op, const struct apply_result *result)
 {
-	struct inode *i = inode_by_path(m->inodes, op->path);
-
 	name_changed(m, op->path2, result);
-	if (i)
-		notifier_attributes(m->notifier, i);
-	inode_unpin(m->inodes, i);
+	inode_changed(m, &result->after, false);
 }
 
 /* The directory that the name moved to, made known if need be: an inode that is in use needs its
@@ -146,8 +149,9 @@ static void renamed(struct mount *m, const struct op *op, const struct apply_res
 		inode_name_drop(m->inodes, a.parent, a.name);
 	if (over && !exchange && over != what)
 		inode_lost(m, over, &result->before);
-	if (what)
-		notifier_attributes(m->notifier, what);
+	else if (!over)
+		inode_changed(m, &result->before, false);
+	inode_changed(m, &result->after, false);
 	spot_notify(m, &a, what && S_ISDIR(what->type));
 	spot_notify(m, &b, over && S_ISDIR(over->type));
 	inode_unpin(m->inodes, over);
@@ -171,13 +175,13 @@ void invalidate_applied(void *ctx, const struct op *op, const struct apply_resul
 	case OP_SETATTR:
 	case OP_SETXATTR:
 	case OP_REMOVEXATTR:
-		inode_changed(m, op->path, false);
+		inode_changed(m, &result->after, false);
 		break;
 	case OP_CONTENT:
 		if (result->new_inode || !result->before.st_ino)
 			name_changed(m, op->path, result);
 		else
-			inode_changed(m, op->path, true);
+			inode_changed(m, &result->after, true);
 		break;
 	default:
 		name_changed(m, op->path, result);
