@@ -33,15 +33,15 @@ def pair(request):
         return made[-1]
 
     yield make
+    passed = False
     try:
         for p in made:
             p.stop()
-    except AssertionError:
-        for p in made:
-            for s in p.servers:
-                print(f"---- log of {s.name}\n" + s.log()[-6000:])
-        raise
+        passed = getattr(request.node, "passed", False)
     finally:
+        for p in made:
+            for s in p.servers if not passed else []:
+                print(f"---- log of {s.name}\n" + s.log()[-6000:])
         for p in made:
             p.remove()
 

@@ -270,6 +270,7 @@ class Pair:
         self.top.chmod(0o755)
         self.network = Network()
         self.proxies = {}
+        self.at_end = []    # called by remove() once the daemons and sshds have ended
         self.a, self.b = (Server(n, self.top, net, address) for n, net, address in
                           zip("ab", self.network.names, self.network.addresses))
         self.servers = [self.a, self.b]
@@ -335,5 +336,7 @@ class Pair:
                 run("umount", "-l", s.path, check=False)
         for p in self.proxies.values():
             p.stop()
+        while self.at_end:
+            self.at_end.pop()()
         self.network.remove()
         shutil.rmtree(self.top, ignore_errors=True)
