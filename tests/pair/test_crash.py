@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writers on both servers while daemons are killed and the link is cut: nothing is lost."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from rig.compare import assert_same
+from rig.servers import FAULTS, ROOT, wait_for
+
+CYCLES = int(os.environ.get("TANDEMFS_CYCLES", "10"))
+
+
+def labels():
+    out = subprocess.run(["grep", "-rhoE", r'fault_point\("[a-z_.]+"\)', str(ROOT / "replicate")],
+                         capture_output=True, text=True, check=True).stdout
+    return sorted({line.split('"')[1] for line in out.splitlines()})
+
+
+class Writer(threading.Thread):
+    """Changes names of its own on one server; knows what was acknowledged."""
+
+    def __init__(self, server, number, seed):
+        super().__init__()
+        self.server = server
+        self.tag = f"{server.name}{number}-"
+        self.r = random.Random(f"{seed}{self.tag}")
+        self.acked = {}
+        self.ending = False
+        self.done = 0
+
+    def name(self):
+        return self.r.choice(["", "d1/", "d2/", "d1/e/"]) + self.tag + str(self.r.randrange(6))
+
+    def write(self, root, x):
+        data = f"{self.tag} {self.done} ".encode() * self.r.choice([1, 10, 2000, 20000])
+        self.acked.pop(x, None)
+        with open(root / x, "wb") as f:
+            f.write(data)
+        self.acked[x] = data
+
+    def patch(self, root, x):
+        with open(root / x, "r+b") as f:
+            self.acked.pop(x, None)
+            f.seek(3)
+            f.write(b"patch")
+
+    def rename(self, root, x):
+        y = self.name()
+        if x == y:
+            return
+        data = self.acked.pop(x, None)
+        self.acked.pop(y, None)
+        os.rename(root / x, root / y)
+        if data is not None:
+            self.acked[y] = data
+
+    def unlink(self, root, x):
+        self.acked.pop(x, None)
+        os.unlink(root / x)
+
+    def chmod(self, root, x):
+        os.chmod(root / x, self.r.choice([0o600, 0o644, 0o755]))
+
+    def run(self):
+        steps = [self.write] * 4 + [self.patch, self.rename, self.unlink, self.chmod]
+        while not self.ending:
+            try:
+                self.r.choice(steps)(self.server.path, self.name())
+                self.done += 1
+            except FileNotFoundError:
+                pass
+            except OSError:     # the daemon is dead
+                time.sleep(0.02)
+
+
+def hit(p, r):
+    """One misfortune."""
+    s = r.choice(p.servers)
+    kind = r.random()
+    if kind < 0.35:
+        s.kill()
+        s.start()
+    elif kind < 0.7:
+        s.kill()
+        s.start(fault=f"{r.choice(labels())}:{r.randrange(1, 60)}")
+    elif kind < 0.85:
+        p.proxy(s).tell("cut")
+    else:
+        p.proxy(s).tell("blackhole")
+        time.sleep(2.5)
+        p.proxy(s).tell("heal")
+    for t in p.servers:
+        if not t.alive():
+            t.kill()
+            t.start()
+
+
+def storm(p, seed, cycles):
+    r = random.Random(seed)
+    writers = [Writer(s, k, seed) for s in p.servers for k in range(2)]
+    for w in writers:
+        w.start()
+    try:
+        for _ in range(cycles):
+            time.sleep(r.uniform(0.2, 1))
+            hit(p, r)
+    finally:
+        for w in writers:
+            w.ending = True
+        for w in writers:
+            w.join(60)
+    for s in p.servers:
+        s.kill()
+        s.start()
+    p.connected()
+    p.in_sync()
+    return writers
+
+
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_storm(pair, mode):
+    if not pathlib.Path(FAULTS).exists():
+        pytest.skip("needs the program with fault points: make FAULTS=1")
+    p = pair(f"mode={mode}", proxy=True, start=False)
+    for s in p.servers:     # nothing is written below a dead mount
+        subprocess.run(["chattr", "+i", str(s.path)], check=False)
+    try:
+        p.start()
+        for d in ("d1", "d2", "d1/e"):
+            (p.a.path / d).mkdir()
+        p.in_sync()
+        writers = storm(p, f"seed-{mode}", CYCLES)
+        assert sum(w.done for w in writers) > 100
+        assert_same(p.a.backing, p.b.backing)
+        for w in writers:
+            for name, data in w.acked.items():
+                for s in p.servers:
+                    assert (s.backing / name).read_bytes() == data, f"{name} at {s.name}"
+    finally:
+        for s in p.servers:
+            s.kill()
+            subprocess.run(["chattr", "-i", str(s.path)], check=False)
+
+
+@pytest.mark.parametrize("label", labels())
+def test_label(pair, label):
+    """A crash at each labelled point, on either side, in the middle of each kind of change."""
+    if not pathlib.Path(FAULTS).exists():
+        pytest.skip("needs the program with fault points: make FAULTS=1")
+    p = pair("mode=async")
+    for s in p.servers:
+        s.kill()
+        s.start(fault=f"{label}:3")
+        w = Writer(s, 0, label)
+        for _ in range(60):
+            try:
+                w.r.choice([w.write, w.write, w.patch, w.rename, w.unlink])(s.path, w.tag + "f")
+                w.write(s.path, w.tag + "g")
+                w.rename(s.path, w.tag + "g")
+            except OSError:
+                if not s.alive() or not p.other(s).alive():
+                    break
+        time.sleep(0.3)
+        for t in p.servers:
+            t.kill()
+            t.start()
+        p.connected()
+        p.in_sync()
+        assert_same(p.a.backing, p.b.backing)
