@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Servers for tests: each has a network namespace (where those are allowed), an sshd and a tandemfs."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -43,6 +44,15 @@ def free_port(net):
 
 
 free_port.next = 2200
+
+
+MNT_FORCE, MNT_DETACH = 1, 2
+
+
+def umount(path, flags):
+    """umount2(2) by itself: a child process would first close what this one has open on the mount, and
+    wait for a daemon that is dead. Nothing mounted is fine."""
+    ctypes.CDLL(None).umount2(str(path).encode(), flags)
 
 
 class Network:
@@ -214,9 +224,9 @@ class Server:
             return
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
-        run("umount", "-f", self.path, check=False)
+        umount(self.path, MNT_FORCE)
         self.process.wait(SECONDS)
-        run("umount", "-l", self.path, check=False)
+        umount(self.path, MNT_DETACH)
         self.process = None
 
     def stop(self):
