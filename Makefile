@@ -84,6 +84,12 @@ test: ## install what tests need, build, run all tests (as root)
 	tests/install-deps
 	tests/run build unit sim fuzz pytest
 
+.PHONY: demo
+demo: ## two servers on this machine, uploads through one shown on the other (as root)
+	tests/install-deps --demo
+	$(MAKE) all
+	/usr/bin/python3 tests/demo/demo.py $(DEMO_ARGS)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf build build-*
