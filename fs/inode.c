@@ -616,7 +616,8 @@ int inode_open(struct inode_table *t, struct inode *i, int flags)
 	int fd = -ESTALE;
 
 	if (i->fid_len)
-		fd = fid_open_handle(t->root, i->fid_type, i->fid_bytes, i->fid_len, flags | O_NOFOLLOW);
+		fd = fid_open_handle(
+			t->root, i->fid_type, i->fid_bytes, i->fid_len, flags | O_NOFOLLOW);
 	if (fd == -ESTALE)
 		fd = open_by_descriptor(i, flags);
 	if (fd == -ESTALE)

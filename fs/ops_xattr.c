@@ -141,7 +141,8 @@ static int setattr_size(
 		r = content_emit(m, i, &seq);
 		return r < 0 ? r : record_wait(m, i, seq, REPLICA_WRITE, req);
 	}
-	/* its close waits, and so does that of an open(2) with O_TRUNC, which comes as OPEN and this */
+	/* its close waits, and so does that of an open(2) with O_TRUNC, which comes as OPEN and
+	 * this */
 	if (h || handle_opened_by(i, fuse_req_ctx(req)->pid))
 		return 0;
 	r = content_emit(m, i, &seq);

@@ -53,8 +53,8 @@ static int resolve_directories(const struct options *o, struct start *s, char **
 	return 0;
 }
 
-/* Everybody who still uses it gets ENOTCONN; there is nothing in it to be lost. MNT_FORCE ends what still
- * waits for an answer: a killed daemon's thread that was invalidating a name may wait for the
+/* Everybody who still uses it gets ENOTCONN; there is nothing in it to be lost. MNT_FORCE ends what
+ * still waits for an answer: a killed daemon's thread that was invalidating a name may wait for the
  * very call that waits for the daemon. */
 static int detach_dead(const struct start *s, char **ret_error)
 {

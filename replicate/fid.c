@@ -49,8 +49,8 @@ int fid_of_path(int root, const char *path, struct fid *ret)
 	return fd < 0 ? fd : fid_of_fd(fd, ret);
 }
 
-/* A handle whose inode number is just being given to a new file: the kernel says ENOMEM (iget_locked()
- * finds an inode that is not ready), and ESTALE as soon as it is. */
+/* A handle whose inode number is just being given to a new file: the kernel says ENOMEM
+ * (iget_locked() finds an inode that is not ready), and ESTALE as soon as it is. */
 #define BUSY_TRIES 1000
 #define BUSY_PAUSE_NS 20000
 

@@ -58,6 +58,7 @@ struct peer {
 	uint64_t durable;        /* newest OP_FSYNC that it has carried out */
 	uint64_t stuck_seq;
 	int stuck_errno;
+	char problem[512];    /* what it says of that operation */
 	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
 	uint64_t unsent_bytes, sent_ops, sent_bytes;
 	struct pending *pending;

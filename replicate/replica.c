@@ -638,7 +638,8 @@ static struct replica *allocate(void)
 
 static int open_journal(struct replica *r, char **ret_error)
 {
-	struct journal_config config = {.checkpoint = replica_checkpoint, .ctx = r};
+	struct journal_config config = {
+		.segment_size = r->config.segment_size, .checkpoint = replica_checkpoint, .ctx = r};
 	_cleanup_free_ char *dir = NULL;
 	int e;
 

@@ -257,7 +257,7 @@ static int put_hello(struct sender *s)
 {
 	_cleanup_buf_ struct buf b = {0};
 	_cleanup_free_ char *path = NULL;
-	struct wire_hello h = {.version = WIRE_VERSION, .head = replica_head(s->replica)};
+	struct wire_hello h = {.version = WIRE_VERSION, .head = journal_head(s->replica->journal)};
 	int r = digest_random(&s->session, sizeof(s->session));
 
 	if (r < 0)
@@ -424,6 +424,7 @@ static void publish_position(struct sender *s)
 	p->durable = s->last_ack.durable;
 	p->stuck_seq = s->last_ack.stuck_seq;
 	p->stuck_errno = s->last_ack.stuck_errno;
+	memcpy(p->problem, s->last_ack.problem, sizeof(p->problem));
 	p->oldest_time = oldest_time_locked(s, &now);
 	if (moved)
 		(void)pthread_cond_broadcast(&s->replica->changed);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 const char *peer_state_name(enum peer_state s)
@@ -93,6 +94,8 @@ static void fill_peer_locked(struct replica *r, const struct peer *p, struct pee
 	s->state = p->state;
 	s->active = true;
 	s->error = copy(p->error);
+	if (!s->error && p->stuck_seq && asprintf(&s->error, "it cannot apply: %s", p->problem) < 0)
+		s->error = NULL;
 	s->sent_ops = p->sent_ops;
 	s->sent_bytes = p->sent_bytes;
 	fill_lag_locked(r, p, s);

@@ -108,6 +108,7 @@ static void start_node(struct sim_node *n)
 		.streams = 1,
 		.verify = "sha256",
 		.stall_ms = 2000,
+		.segment_size = sim.seed % 2 ? 16384 : 0, /* small: the journal is trimmed often */
 	};
 	char *error = NULL;
 	int e = replica_open(&config, &n->replica, &error);
