@@ -12,6 +12,7 @@
 
 #include "handle.h"
 #include "inode.h"
+#include "kept.h"
 #include "mount.h"
 #include "replicate/base/log.h"
 
@@ -28,6 +29,7 @@ struct mount {
 	struct inode_table *inodes;
 	struct dirty_list dirty;
 	struct notifier *notifier;
+	struct kept kept;
 	int root; /* the backing directory */
 	char *mountpoint;
 	bool served;    /* mount_run() has begun */

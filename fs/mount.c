@@ -186,6 +186,7 @@ int mount_new(const struct mount_config *config, struct replica *replica, struct
 	m->root = config->root;
 	m->stop_fd = -1;
 	(void)pthread_mutex_init(&m->dirty.lock, NULL);
+	kept_init(&m->kept);
 	r = mount_prepare(m, config, ret_error);
 	if (r < 0) {
 		m->unmounted = true;
@@ -261,12 +262,14 @@ static void *watch(void *ctx)
 
 		if (n < 0 && errno != EINTR)
 			log_error("waiting for signals: %s", strerror(errno));
-		if (n <= 0)
+		if (n <= 0) {
 			content_emit_aged(l->m);
-		else if (p[2].revents)
+			kept_expire(&l->m->kept);
+		} else if (p[2].revents) {
 			return NULL;
-		else if (p[0].revents || p[1].revents)
+		} else if (p[0].revents || p[1].revents) {
 			break;
+		}
 	}
 	unmount(l->m);
 	loop_end(l);
@@ -335,6 +338,7 @@ void mount_free(struct mount *m)
 		fuse_session_destroy(m->session);
 	}
 	notifier_free(m->notifier);
+	kept_destroy(&m->kept);
 	inode_table_free(m->inodes);
 	(void)pthread_mutex_destroy(&m->dirty.lock);
 	cleanup_close(&m->stop_fd);

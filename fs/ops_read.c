@@ -60,8 +60,13 @@ static int lookup_once(
 	if (dir < 0)
 		return dir;
 	fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0)
-		return entry_fill(m, parent, name, fd, epoch, e);
+	if (fd >= 0) {
+		int r = entry_fill(m, parent, name, fd, epoch, e);
+
+		if (r == 0)
+			kept_add(&m->kept, e->ino, &fd);
+		return r;
+	}
 	if (errno != ENOENT)
 		return -errno;
 	e->ino = 0; /* the kernel remembers that there is none */
@@ -174,6 +179,10 @@ static int file_open(struct mount *m, struct inode *i, int flags, struct handle 
 {
 	int fd = inode_open(m->inodes, i, flags & OPEN_FLAGS);
 
+	if (fd == -ESTALE)
+		fd = kept_open(&m->kept, i->id, flags & OPEN_FLAGS);
+	if (fd == -ESTALE)
+		kept_begin(&m->kept);
 	if (fd < 0)
 		return fd;
 	return handle_new(m, i, fd, flags, ret);
