@@ -96,6 +96,20 @@ def test_a_new_file_appears_whole(pair, reader, mode, size):
     assert_same(p.a.backing, p.b.backing)
 
 
+def test_replaced_again_and_again(pair, reader):
+    """Every open finds one version or another, however often a batch replaces the name."""
+    p = pair("mode=async")
+    (p.a.path / "f").write_bytes(sealed(100))
+    p.in_sync()
+    finishes = [reader(p.b.path / "f") for _ in range(2)]
+    for i in range(2000):
+        (p.a.path / f"f{i % 3}").write_bytes(sealed(i % 500))
+        os.rename(p.a.path / f"f{i % 3}", p.a.path / "f")
+    p.in_sync()
+    assert [finish() for finish in finishes] == [["reads True"]] * 2
+    assert_same(p.a.backing, p.b.backing)
+
+
 def test_an_open_file_of_the_peer_keeps_its_bytes(pair):
     """A web server that is in the middle of sending the old file."""
     p = pair("mode=sync")
