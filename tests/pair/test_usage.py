@@ -160,6 +160,7 @@ def test_rsync(replicating, tmp_path, options):
         (source / f"dir{i % 17}" / f"sub{i % 5}" / f"file{i}").write_text(f"version 2 of {i}")
     if "--delete" in options:
         shutil.rmtree(source / "dir2")
+        os.utime(source, ns=(1, 1_500_000_000_123_456_789))
     run(*rsync)
     p.in_sync()
     assert_same(source, p.b.path / "site")

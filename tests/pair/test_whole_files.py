@@ -74,11 +74,10 @@ def write_slowly(path, data, parts=8):
             time.sleep(0.005)
 
 
-@pytest.mark.parametrize("mode", ["async", "sync", "sync-write"])
+# In sync-write each write is to be seen at once.
+@pytest.mark.parametrize("mode", ["async", "sync"])
 @pytest.mark.parametrize("size", [3000, 60_000, 2_000_000])
 def test_a_new_file_appears_whole(pair, reader, mode, size):
-    if mode == "sync-write":
-        pytest.skip("there each write is to be seen at once")
     p = pair(f"mode={mode}")
     finish = reader(p.b.path / "f")
     for i in range(15):
