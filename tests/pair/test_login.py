@@ -16,17 +16,11 @@ from rig.servers import run, wait_for
 PASSWORD = "correct horse, battery=staple"
 
 
-@pytest.fixture
-def user():
-    made = []
-
-    def make(password=None):
-        made.append(User(password))
-        return made[-1]
-
-    yield make
-    for u in made:
-        u.remove()
+def user_of(p, password=None):
+    """A user who goes when no session of theirs is left."""
+    user = User(password)
+    p.at_end.append(user.remove)
+    return user
 
 
 def as_user(server, name):
@@ -89,9 +83,9 @@ def test_agent(pair):
         agent.wait()
 
 
-def test_password(pair, user):
+def test_password(pair):
     p = pair(start=False)
-    u = user(PASSWORD)
+    u = user_of(p, PASSWORD)
     p.b.account = u.name
     as_user(p.a, u.name)
     without(p.a, "identity")
@@ -110,8 +104,7 @@ def test_password(pair, user):
 def test_confined_account(pair, mode):
     p = pair(f"mode={mode}", start=False)
     for s in p.servers:
-        u = User()
-        p.at_end.append(u.remove)
+        u = user_of(p)
         c = Confinement(u, s.backing)
         p.at_end.append(c.remove)
         s.account = u.name
@@ -147,10 +140,10 @@ def test_wrong_key(pair):
     assert p.b.address in line and "root" in line
 
 
-def test_wrong_password(pair, user):
+def test_wrong_password(pair):
     p = pair(start=False)
     start_sshds(p)
-    as_user(p.a, user(PASSWORD).name)
+    as_user(p.a, user_of(p, PASSWORD).name)
     without(p.a, "identity")
     secret = p.a.top / "password"
     secret.write_text("guessed\n")

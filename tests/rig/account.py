@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 
-from .servers import ROOT, run
+from .servers import ROOT, run, wait_for
 
 ACCOUNT = ROOT / "mount-helpers/tandemfs-account"
 _serial = itertools.count()
@@ -24,7 +24,8 @@ class User:
             run("chpasswd", input=f"{self.name}:{password}\n")
 
     def remove(self):
-        run("userdel", self.name, check=False)
+        wait_for(f"{self.name} is deleted",     # sshd's last child may be on its way out
+                 lambda: run("userdel", self.name, check=False).returncode in (0, 6), 10)
 
 
 class Confinement:
