@@ -191,9 +191,12 @@ static int explain(struct ssh *s, const struct attempts *a, int error, char **re
 			"%s port %u: no key to log in as %s: give identity=FILE or password_file=FILE",
 			s->config->host, s->config->port, s->user);
 	return ssh_say(ret_error, error,
-		"%s port %u refuses the login as %s (tried %s): is the public key in its "
-		"authorized_keys there?%s",
-		s->config->host, s->config->port, s->user, a->text, rsa);
+		"%s port %u refuses the login as %s (tried %s): is %s there?%s", s->config->host,
+		s->config->port, s->user, a->text,
+		strcmp(a->text, "the password") == 0
+			? "it the right one, and are passwords accepted"
+			: "the public key in its authorized_keys",
+		rsa);
 }
 
 /* Starts the authentication service; what the server says it accepts is tried anyway. */
