@@ -84,6 +84,12 @@ test: ## install what tests need, build, run all tests (as root)
 	tests/install-deps
 	tests/run build unit sim fuzz pytest
 
+.PHONY: bench
+bench: ## what calls and transfers cost, beside others (as root)
+	tests/install-deps
+	$(MAKE) all
+	/usr/bin/python3 tests/bench/bench.py $(BENCH_ARGS)
+
 .PHONY: demo
 demo: ## two servers on this machine, uploads through one shown on the other (as root)
 	tests/install-deps --demo

@@ -62,6 +62,7 @@ struct peer {
 	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
 	uint64_t unsent_bytes, sent_ops, sent_bytes;
 	struct pending *pending;
+	bool covered; /* what the journal no longer has, the peer has had */
 };
 
 /* An open file that differs from what its last OP_CONTENT said. */

@@ -82,16 +82,19 @@ int outgoing_start(struct sender *s, const struct position *applied)
 	uint64_t from = applied->high + 1, tail = journal_tail(s->replica->journal);
 	int r;
 
-	if (from < tail && tail > 1) {
-		log_warning("%s has our changes up to %llu, the journal begins at %llu: what lies "
-			    "between is not replicated; compare with `tandemfs verify`",
-			peer_label(s->peer), (unsigned long long)applied->high,
-			(unsigned long long)tail);
+	if (from < tail) { /* of what lies between nothing was for the peer, or it is lost to it */
+		if (!s->peer->covered && tail > 1)
+			log_warning(
+				"%s has our changes up to %llu, the journal begins at %llu: what lies "
+				"between is not replicated; compare with `tandemfs verify`",
+				peer_label(s->peer), (unsigned long long)applied->high,
+				(unsigned long long)tail);
 		from = tail;
 	}
 	r = journal_reader_open(s->replica->journal, from, &s->cursor);
 	if (r < 0)
 		return r;
+	s->peer->covered = true;
 	s->passed = from - 1;
 	s->last_sent = applied->high;
 	memcpy(s->resend, applied->missing, applied->n_missing * sizeof(s->resend[0]));

@@ -85,6 +85,21 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
+/* After a crash the last record is in doubt, though it may have been carried out. What is
+ * acknowledged must not be: the sender forgets it. A record after it says that it is no longer
+ * open. */
+static int seal(struct receiver *v)
+{
+	uint64_t ignored;
+	int e = 0;
+
+	if (v->unsealed)
+		e = journal_append(
+			v->replica->journal, JOURNAL_NOTE, false, NULL, 0, NULL, 0, &ignored);
+	v->unsealed = e < 0;
+	return e;
+}
+
 void receiver_acknowledge(struct receiver *v)
 {
 	_cleanup_buf_ struct buf b = {0};
@@ -96,6 +111,8 @@ void receiver_acknowledge(struct receiver *v)
 	fill_ack(v, &a);
 	wire_put_ack(&b, &a);
 	e = buf_error(&b);
+	if (e == 0)
+		e = seal(v);
 	fault_point("receiver.ack.before");
 	if (e == 0)
 		e = pwrite_all(v->ack, b.data, b.len, 0);

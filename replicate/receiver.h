@@ -34,6 +34,7 @@ struct receiver {
 	struct buf in; /* read and not yet parsed */
 	size_t in_pos;
 	bool damaged;     /* the session has to begin anew */
+	bool unsealed;    /* something was applied since the last seal() */
 	bool ack_due;     /* something changed since the last ack */
 	uint64_t beat_ms; /* when the beat last moved */
 	char problem[512];

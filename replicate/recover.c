@@ -123,6 +123,16 @@ static int take_dirty(struct replica *r, struct reader *src)
 	return e < 0 ? e : add_dirty(r, seq, &op);
 }
 
+/* Segments are deleted only when every peer has what is in them; the checkpoint may be older than
+ * that. */
+static void restore_peer(struct replica *r, struct peer *p, uint64_t acked)
+{
+	uint64_t before_tail = journal_tail(r->journal) - 1;
+
+	p->applied.high = acked > before_tail ? acked : before_tail;
+	p->covered = true;
+}
+
 static int take_checkpoint(struct replica *r, struct reader src)
 {
 	unsigned n;
@@ -150,7 +160,7 @@ static int take_checkpoint(struct replica *r, struct reader src)
 
 		for (size_t k = 0; url && k < r->n_peers; k++)
 			if (strcmp(r->peers[k].config->url, url) == 0)
-				r->peers[k].applied.high = acked;
+				restore_peer(r, &r->peers[k], acked);
 	}
 	for (n = reader_u32(&src); n > 0; n--) {
 		int e = take_dirty(r, &src);

@@ -484,7 +484,7 @@ static int take_ack(struct sender *s, const struct wire_ack *a)
 	if (s->phase == SENDER_GREETING)
 		return take_greeting(s, a);
 	if (a->session != s->session)
-		return -ESTALE; /* somebody else took over the spool */
+		return -EBUSY; /* somebody else took over the spool */
 	if (a->restart || a->epoch != last->epoch) {
 		log_info("%s asks for a new session", peer_label(s->peer));
 		return -ERESTART;
