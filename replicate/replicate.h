@@ -54,7 +54,7 @@ struct replica_config {
 	const char *identity, *password_file, *known_hosts; /* NULL: ssh's own places */
 	unsigned streams;                                   /* 1 to 16 */
 	const char *verify;                                 /* OpenSSL digest name or "none" */
-	uint64_t segment_size; /* of the journal, bytes; 0: 16 MiB */
+	uint64_t segment_size;                              /* of the journal, bytes; 0: 16 MiB */
 	unsigned stall_ms; /* silence after which a peer is down; 0: 2000 */
 };
 
