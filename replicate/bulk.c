@@ -12,13 +12,15 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "content.h"
-#include "digest.h"
+#include "digest_async.h"
 
 #include <errno.h>
 #include <string.h>
 #include <utlist.h>
 
 #define BLOCK (512u << 10)
+/* Beyond this a thread for the digest pays. */
+#define DIGEST_BESIDE (4u << 20)
 
 struct worker {
 	struct bulk *bulk;
@@ -134,12 +136,12 @@ static int connect_worker(struct worker *w)
 }
 
 static int copy_block(struct bulk_job *job, struct remote *remote, struct remote_file *file,
-	struct digest *digest, uint8_t *block, uint64_t offset, size_t len)
+	struct digest_async *digest, uint8_t *block, uint64_t offset, size_t len)
 {
 	int r = content_read(job->fd, job->op.content, offset, block, len);
 
 	if (r == 0 && digest)
-		r = digest_update(digest, block, len);
+		r = digest_async_feed(digest, block, len);
 	if (r < 0)
 		return r;
 	r = remote->ops->write(file, offset, block, len);
@@ -147,28 +149,37 @@ static int copy_block(struct bulk_job *job, struct remote *remote, struct remote
 	return r;
 }
 
+static int start_digest(const struct bulk *b, const struct content *c, struct digest_async **ret)
+{
+	const struct replica *r = b->peer->replica;
+
+	if (strcmp(r->config.verify, "none") == 0)
+		return 0;
+	return digest_async_new(r->config.verify, r->threaded && c->data_len > DIGEST_BESIDE, ret);
+}
+
 static int copy_data(struct bulk *b, struct bulk_job *job, uint64_t generation,
 	struct remote *remote, struct remote_file *file)
 {
-	const char *verify = b->peer->replica->config.verify;
 	struct content *c = job->op.content;
-	_cleanup_free_ uint8_t *block = malloc(BLOCK);
-	_cleanup_digest_ struct digest *digest = NULL;
-	int r = block ? 0 : -ENOMEM;
+	_cleanup_free_ uint8_t *blocks = malloc(2 * BLOCK);
+	_cleanup_digest_async_ struct digest_async *digest = NULL; /* ends before they are freed */
+	int r = blocks ? start_digest(b, c, &digest) : -ENOMEM;
 
-	if (r == 0 && strcmp(verify, "none") != 0)
-		r = digest_new(verify, &digest);
 	for (uint64_t at = 0; at < c->data_len && r == 0; at += BLOCK) {
 		uint64_t left = c->data_len - at;
+		uint8_t *block = blocks + at / BLOCK % 2 * BLOCK;
 
 		if (is_stale(b, generation))
-			return -ECANCELED;
-		r = copy_block(
-			job, remote, file, digest, block, at, left < BLOCK ? (size_t)left : BLOCK);
+			r = -ECANCELED;
+		else
+			r = copy_block(job, remote, file, digest, block, at,
+				left < BLOCK ? (size_t)left : BLOCK);
 	}
 	if (r == 0 && digest) {
-		(void)snprintf(c->digest_name, sizeof(c->digest_name), "%s", verify);
-		r = digest_final(digest, c->digest, &c->digest_len);
+		(void)snprintf(c->digest_name, sizeof(c->digest_name), "%s",
+			b->peer->replica->config.verify);
+		r = digest_async_finish(digest, c->digest, &c->digest_len);
 	}
 	return r;
 }
