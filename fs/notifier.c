@@ -59,6 +59,15 @@ static bool notice_blocked(const struct notice *t)
 	return t->kind == NOTICE_ENTRY || !S_ISDIR(t->inode->type);
 }
 
+static int expire_entry(struct fuse_session *se, fuse_ino_t parent, const char *name, size_t len)
+{
+#if FUSE_VERSION < FUSE_MAKE_VERSION(3, 16)
+	return fuse_lowlevel_notify_expire_entry(se, parent, name, len, FUSE_LL_EXPIRE_ONLY);
+#else
+	return fuse_lowlevel_notify_expire_entry(se, parent, name, len);
+#endif
+}
+
 static int notice_send(struct mount *m, const struct notice *t)
 {
 	size_t len = strlen(t->name);
@@ -69,8 +78,7 @@ static int notice_send(struct mount *m, const struct notice *t)
 		return fuse_lowlevel_notify_inval_inode(m->session, t->inode->id, 0, 0);
 	/* Invalidation would detach what is mounted below a directory. */
 	if (t->dir && m->expire)
-		return fuse_lowlevel_notify_expire_entry(
-			m->session, t->inode->id, t->name, len, FUSE_LL_EXPIRE_ONLY);
+		return expire_entry(m->session, t->inode->id, t->name, len);
 	return fuse_lowlevel_notify_inval_entry(m->session, t->inode->id, t->name, len);
 }
 
