@@ -153,12 +153,25 @@ static void drop_session(struct sender *s, enum peer_state state, const char *er
 	peer_set_state(s->peer, state, error);
 }
 
+static const char *reason(int error)
+{
+	switch (error) {
+	case -ETIMEDOUT:
+		return "the link is silent";
+	case -ERESTART:
+		return "it asks to begin anew, after a start or because something arrived damaged";
+	case -EBUSY:
+		return "another session of this node has taken over its spool";
+	default:
+		return strerror(-error);
+	}
+}
+
 static void drop_for(struct sender *s, int error, const char *doing)
 {
 	_cleanup_free_ char *text = NULL;
 
-	(void)say(&text, 0, "%s: %s", doing,
-		error == -ETIMEDOUT ? "the link is silent" : strerror(-error));
+	(void)say(&text, 0, "%s: %s", doing, reason(error));
 	drop_session(s, PEER_CONNECTING, text ?: doing);
 }
 
@@ -486,7 +499,6 @@ static int take_ack(struct sender *s, const struct wire_ack *a)
 	if (a->session != s->session)
 		return -EBUSY; /* somebody else took over the spool */
 	if (a->restart || a->epoch != last->epoch) {
-		log_info("%s asks for a new session", peer_label(s->peer));
 		return -ERESTART;
 	}
 	if (a->beat != last->beat || a->applied.high != last->applied.high ||

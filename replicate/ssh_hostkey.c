@@ -100,22 +100,61 @@ void ssh_hostkey_prefer(struct ssh *s)
 	(void)libssh2_session_method_pref(s->session, LIBSSH2_METHOD_HOSTKEY, list);
 }
 
-/* As `ssh-keygen -l` prints it. */
-static void fingerprint(struct ssh *s, char dst[64])
+/* Without padding, and a NUL; @dst has room for 4/3 of @len, and 3 more. */
+static void base64(const uint8_t *data, size_t len, char *dst)
 {
 	static const char digits[] =
 		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-	const unsigned char *h = (const unsigned char *)libssh2_hostkey_hash(
-		s->session, LIBSSH2_HOSTKEY_HASH_SHA256);
 	size_t n = 0;
 
-	for (size_t bit = 0; h && bit < 256; bit += 6) {
-		unsigned byte = (unsigned)(bit / 8), shift = (unsigned)(bit % 8);
-		unsigned pair = (unsigned)h[byte] << 8 | (byte + 1 < 32 ? h[byte + 1] : 0u);
+	for (size_t bit = 0; bit < 8 * len; bit += 6) {
+		size_t byte = bit / 8, shift = bit % 8;
+		unsigned pair = (unsigned)data[byte] << 8 | (byte + 1 < len ? data[byte + 1] : 0u);
 
 		dst[n++] = digits[pair >> (10 - shift) & 63];
 	}
 	dst[n] = '\0';
+}
+
+/* As `ssh-keygen -l` prints it. */
+static void fingerprint(struct ssh *s, char dst[64])
+{
+	const char *h = libssh2_hostkey_hash(s->session, LIBSSH2_HOSTKEY_HASH_SHA256);
+
+	dst[0] = '\0';
+	if (h)
+		base64((const uint8_t *)h, 32, dst);
+}
+
+struct revoked {
+	const char *key; /* the host's, base64 */
+	bool found;
+};
+
+/* A key that a line marks as revoked is refused whatever hosts the line names. */
+static void look_for_revoked(void *ctx, const char *line, size_t len)
+{
+	struct revoked *r = ctx;
+	const char *at;
+
+	(void)len;
+	if (strncmp(line, "@revoked", strlen("@revoked")) != 0)
+		return;
+	at = strstr(line, r->key);
+	r->found |= at && (at[-1] == ' ' || at[-1] == '\t') &&
+		    strcspn(at, " \t=\r\n") == strlen(r->key);
+}
+
+static bool is_revoked(struct ssh *s, const char *key, size_t len)
+{
+	_cleanup_free_ char *text = malloc(len / 3 * 4 + 8);
+	struct revoked r = {.key = text};
+
+	if (!text)
+		return true;
+	base64((const uint8_t *)key, len, text);
+	each_line(s, look_for_revoked, &r);
+	return r.found;
 }
 
 static const struct kind *kind_of(int type)
@@ -147,13 +186,18 @@ static int refuse(struct ssh *s, const char *kind, int verdict, char **ret_error
 
 int ssh_hostkey_check(struct ssh *s, char **ret_error)
 {
-	LIBSSH2_KNOWNHOSTS *hosts = load(s);
+	const char *file = s->config->known_hosts;
+	LIBSSH2_KNOWNHOSTS *hosts;
 	struct libssh2_knownhost *found = NULL;
 	const struct kind *k;
 	const char *key;
 	size_t len;
 	int type, verdict;
 
+	if (file && access(file, R_OK) < 0 && errno != ENOENT)
+		return ssh_say(ret_error, -EKEYREJECTED, "known_hosts=%s cannot be read: %s", file,
+			strerror(errno));
+	hosts = load(s);
 	if (!hosts)
 		return -ENOMEM;
 	key = libssh2_session_hostkey(s->session, &len, &type);
@@ -164,6 +208,10 @@ int ssh_hostkey_check(struct ssh *s, char **ret_error)
 				&found)
 		      : LIBSSH2_KNOWNHOST_CHECK_FAILURE;
 	libssh2_knownhost_free(hosts);
+	if (key && is_revoked(s, key, len))
+		return ssh_say(ret_error, -EKEYREJECTED,
+			"the host key of %s port %u is marked @revoked in known_hosts",
+			s->config->host, s->config->port);
 	if (verdict == LIBSSH2_KNOWNHOST_CHECK_MATCH)
 		return 0;
 	return refuse(s, k ? k->name : "a key of an unknown kind,", verdict, ret_error);

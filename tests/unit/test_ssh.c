@@ -103,6 +103,8 @@ static int start(void **state)
 	known_hosts("known", "host.pub");
 	known_hosts("known_ecdsa", "host_ecdsa.pub");
 	known_hosts("changed", "other.pub");
+	run("cp %s %s; printf '@revoked * ' >> %s; cut -d' ' -f1,2 %s >> %s", in("known"),
+		in("revoked"), in("revoked"), in("host.pub"), in("revoked"));
 	/* ssh-keygen hashes no file with lines it does not know */
 	run("grep '^\\[' %s > %s && ssh-keygen -q -H -f %s >/dev/null 2>&1", in("known"),
 		in("hashed"), in("hashed"));
@@ -237,6 +239,8 @@ static void test_host_key(void **state)
 	expect_refusal(&c, -EKEYREJECTED, print, NULL);
 	c = config("user", "changed");
 	expect_refusal(&c, -EKEYREJECTED, "THE HOST KEY OF", port, print, c.known_hosts, NULL);
+	c = config("user", "revoked");
+	expect_refusal(&c, -EKEYREJECTED, port, "@revoked", NULL);
 }
 
 static void test_refused(void **state)
