@@ -6,26 +6,13 @@
  */
 
 #include "control_peer.h"
+#include "replicate/base/say.h"
 
 #include "options.h"
 #include "replicate/base/cleanup.h"
 
-#include <stdarg.h>
 #include <string.h>
 #include <time.h>
-
-/* Sets *ret_error, or leaves it NULL without memory: the exit code says enough then. */
-__attribute__((format(printf, 3, 4))) static int fail(
-	int code, char **ret_error, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	if (vasprintf(ret_error, format, args) < 0)
-		*ret_error = NULL;
-	va_end(args);
-	return code;
-}
 
 /* The text with each byte from 0x80 on as \xHH: JSON holds UTF-8 only, names hold any bytes. */
 static json_t *escaped_text(const char *s)
@@ -96,7 +83,7 @@ static int answer_status(struct control_client *client, json_t *request, char **
 
 	(void)request;
 	if (r < 0)
-		return fail(EXIT_CANNOT, ret_error, "no status: %s", strerror(-r));
+		return say(ret_error, EXIT_CANNOT, "no status: %s", strerror(-r));
 	line = json_pack("{s:o}", "status", control_describe(config, &status));
 	replica_status_clear(&status);
 	r = control_client_send(client, line);
@@ -155,12 +142,12 @@ static int explain_lag(struct replica *replica, char **ret_error)
 	int r = replica_status(replica, &s), code = EXIT_NO;
 
 	if (r < 0)
-		return fail(EXIT_NO, ret_error, "not in sync in time");
+		return say(ret_error, EXIT_NO, "not in sync in time");
 	for (size_t i = 0; i < s.n_peers && !*ret_error; i++) {
 		const struct peer_status *p = &s.peers[i];
 
 		if (p->lag_ops > 0 || p->error)
-			code = fail(EXIT_NO, ret_error,
+			code = say(ret_error, EXIT_NO,
 				"not in sync in time: %s is %llu operations (%llu bytes) behind, "
 				"%s%s%s",
 				p->url, (unsigned long long)p->lag_ops,
@@ -168,7 +155,7 @@ static int explain_lag(struct replica *replica, char **ret_error)
 				p->error ? ": " : "", p->error ? p->error : "");
 	}
 	replica_status_clear(&s);
-	return *ret_error ? code : fail(EXIT_NO, ret_error, "not in sync in time");
+	return *ret_error ? code : say(ret_error, EXIT_NO, "not in sync in time");
 }
 
 static int answer_wait(struct control_client *client, json_t *request, char **ret_error)
@@ -179,7 +166,7 @@ static int answer_wait(struct control_client *client, json_t *request, char **re
 	int r;
 
 	if (timeout && (!json_is_number(timeout) || !(seconds >= 0 && seconds <= 1e6)))
-		return fail(EXIT_USAGE, ret_error, "the timeout is from 0 to 1000000 seconds");
+		return say(ret_error, EXIT_USAGE, "the timeout is from 0 to 1000000 seconds");
 	r = wait_with_progress(client, replica, timeout ? (int64_t)(seconds * 1000) : -1);
 	switch (r) {
 	case 0:
@@ -188,10 +175,10 @@ static int answer_wait(struct control_client *client, json_t *request, char **re
 		return explain_lag(replica, ret_error);
 	case -EINTR:
 	case -ECANCELED:
-		return fail(EXIT_CANNOT, ret_error,
+		return say(ret_error, EXIT_CANNOT,
 			"the daemon ends; what the peers do not have yet stays in the journal");
 	}
-	return fail(EXIT_CANNOT, ret_error, "cannot wait: %s", strerror(-r));
+	return say(ret_error, EXIT_CANNOT, "cannot wait: %s", strerror(-r));
 }
 
 /* ---- verify ---- */
@@ -247,8 +234,8 @@ static int answer_verify(struct control_client *client, json_t *request, char **
 	if (*ret_error)
 		return EXIT_CANNOT;
 	if (r == -ECANCELED)
-		return fail(EXIT_CANNOT, ret_error, "the daemon ends: not compared to the end");
-	return fail(EXIT_CANNOT, ret_error, "cannot compare: %s", strerror(-r));
+		return say(ret_error, EXIT_CANNOT, "the daemon ends: not compared to the end");
+	return say(ret_error, EXIT_CANNOT, "cannot compare: %s", strerror(-r));
 }
 
 /* ---- stop ---- */
@@ -260,10 +247,10 @@ static int answer_stop(struct control_client *client, json_t *request, char **re
 
 	(void)request;
 	if (r == -EBUSY)
-		return fail(EXIT_CANNOT, ret_error, "%s is in use; `fuser -vm %s` shows by whom",
+		return say(ret_error, EXIT_CANNOT, "%s is in use; `fuser -vm %s` shows by whom",
 			config->mountpoint, config->mountpoint);
 	if (r < 0)
-		return fail(EXIT_CANNOT, ret_error, "cannot unmount: %s", strerror(-r));
+		return say(ret_error, EXIT_CANNOT, "cannot unmount: %s", strerror(-r));
 	return EXIT_DONE;
 }
 
@@ -282,9 +269,9 @@ int control_answer(struct control_client *client, json_t *request, char **ret_er
 	const char *name = json_string_value(json_object_get(request, "command"));
 
 	if (!name)
-		return fail(EXIT_USAGE, ret_error, "the request has no \"command\"");
+		return say(ret_error, EXIT_USAGE, "the request has no \"command\"");
 	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
 		if (strcmp(commands[i].name, name) == 0)
 			return commands[i].answer(client, request, ret_error);
-	return fail(EXIT_USAGE, ret_error, "the daemon knows no command \"%s\"", name);
+	return say(ret_error, EXIT_USAGE, "the daemon knows no command \"%s\"", name);
 }

@@ -15,6 +15,7 @@
  */
 
 #include "daemon.h"
+#include "replicate/base/say.h"
 
 #include "control_socket.h"
 #include "mounts.h"
@@ -22,7 +23,6 @@
 #include "replicate/base/durable.h"
 
 #include <fcntl.h>
-#include <stdarg.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
@@ -181,20 +181,6 @@ void daemon_raise_limits(void)
 		log_info("oom_score_adj stays: %s", strerror(-r));
 }
 
-__attribute__((format(printf, 3, 4))) static int explain(
-	int error, char **ret_error, const char *format, ...)
-{
-	va_list args;
-	int n;
-
-	va_start(args, format);
-	n = vasprintf(ret_error, format, args);
-	va_end(args);
-	if (n < 0)
-		*ret_error = NULL;
-	return n < 0 ? -ENOMEM : error;
-}
-
 static int explain_held(int fd, const char *state, char **ret_error)
 {
 	char pid[32] = "";
@@ -202,7 +188,7 @@ static int explain_held(int fd, const char *state, char **ret_error)
 
 	if (n > 0)
 		pid[strspn(pid, "0123456789")] = '\0';
-	return explain(-EBUSY, ret_error,
+	return say(ret_error, -EBUSY,
 		"state directory %s is in use by another tandemfs daemon (process %s): each mount "
 		"needs its own, see state=",
 		state, *pid ? pid : "unknown");
@@ -256,24 +242,22 @@ int daemon_lock(const char *state, int *ret_fd, char **ret_error)
 			r = -errno;
 	}
 	if (r < 0)
-		return explain(
-			r, ret_error, "cannot use state directory %s: %s", state, strerror(-r));
+		return say(ret_error, r, "cannot use state directory %s: %s", state, strerror(-r));
 	fd = openat(dir, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
-		return explain(-errno, ret_error, "cannot write in state directory %s: %s", state,
+		return say(ret_error, -errno, "cannot write in state directory %s: %s", state,
 			strerror(errno));
 	r = lock_patiently(fd, control_answers, state);
 	if (r == -EWOULDBLOCK)
 		return explain_held(fd, state, ret_error);
 	if (r < 0)
-		return explain(
-			r, ret_error, "cannot lock %s/" LOCK_NAME ": %s", state, strerror(-r));
+		return say(ret_error, r, "cannot lock %s/" LOCK_NAME ": %s", state, strerror(-r));
 	(void)snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	if (ftruncate(fd, 0) < 0)
-		return explain(-errno, ret_error, "%s/" LOCK_NAME ": %s", state, strerror(errno));
+		return say(ret_error, -errno, "%s/" LOCK_NAME ": %s", state, strerror(errno));
 	r = pwrite_all(fd, pid, strlen(pid), 0);
 	if (r < 0)
-		return explain(r, ret_error, "%s/" LOCK_NAME ": %s", state, strerror(-r));
+		return say(ret_error, r, "%s/" LOCK_NAME ": %s", state, strerror(-r));
 	*ret_fd = steal_fd(&fd);
 	return 0;
 }
@@ -283,12 +267,12 @@ int daemon_lock_backing(int root, const char *backing, char **ret_error)
 	int r = lock_patiently(root, is_mounted, backing);
 
 	if (r == -EWOULDBLOCK)
-		return explain(-EBUSY, ret_error,
+		return say(ret_error, -EBUSY,
 			"backing directory %s is mounted by another tandemfs daemon; `tandemfs "
 			"status` shows where",
 			backing);
 	if (r < 0)
-		return explain(r, ret_error, "cannot lock backing directory %s: %s", backing,
+		return say(ret_error, r, "cannot lock backing directory %s: %s", backing,
 			strerror(-r));
 	return 0;
 }

@@ -94,50 +94,6 @@ void dirty_free(struct dirty *d)
 	free(d);
 }
 
-/* Makes one of the two neighbours that are nearest to each other. */
-static void merge_nearest(struct dirty *d)
-{
-	size_t best = 0;
-	uint64_t gap = UINT64_MAX;
-
-	for (size_t k = 0; k + 1 < d->n_ranges; k++) {
-		uint64_t g = d->ranges[k + 1].start - d->ranges[k].start - d->ranges[k].len;
-
-		if (g < gap) {
-			gap = g;
-			best = k;
-		}
-	}
-	d->ranges[best].len =
-		d->ranges[best + 1].start + d->ranges[best + 1].len - d->ranges[best].start;
-	memmove(&d->ranges[best + 1], &d->ranges[best + 2],
-		(d->n_ranges - best - 2) * sizeof(d->ranges[0]));
-	d->n_ranges--;
-}
-
-void dirty_add(struct dirty *d, uint64_t start, uint64_t len)
-{
-	uint64_t end = start + len;
-	size_t at = 0, last;
-
-	if (len == 0)
-		return;
-	while (at < d->n_ranges && d->ranges[at].start + d->ranges[at].len < start)
-		at++;
-	for (last = at; last < d->n_ranges && d->ranges[last].start <= end; last++) {
-		uint64_t e = d->ranges[last].start + d->ranges[last].len;
-
-		start = d->ranges[last].start < start ? d->ranges[last].start : start;
-		end = e > end ? e : end;
-	}
-	/* [at, last) touch the new one and become one with it. */
-	memmove(&d->ranges[at + 1], &d->ranges[last], (d->n_ranges - last) * sizeof(d->ranges[0]));
-	d->ranges[at] = (struct range){.start = start, .len = end - start};
-	d->n_ranges = d->n_ranges + 1 - (last - at);
-	if (d->n_ranges > DIRTY_RANGES)
-		merge_nearest(d);
-}
-
 /* The inode's lock is held. */
 static struct dirty *dirty_new(struct mount *m, struct inode *i)
 {
@@ -146,6 +102,7 @@ static struct dirty *dirty_new(struct mount *m, struct inode *i)
 	if (!d)
 		return NULL;
 	d->inode = i;
+	d->ranges = (struct ranges){.list = d->room, .cap = DIRTY_RANGES + 1};
 	d->first = d->last = monotonic_ns();
 	i->dirty = d;
 	inode_pin(m->inodes, i);
@@ -206,7 +163,7 @@ static int dirty_mark_whole(struct mount *m, struct inode *i, char *path)
 	replica_clean(m->replica, i->dirty->seq);
 	i->dirty->seq = seq;
 	i->dirty->whole = true;
-	i->dirty->n_ranges = 0;
+	i->dirty->ranges.n = 0;
 	return 0;
 }
 
@@ -267,9 +224,9 @@ void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, b
 		d->whole |= whole;
 		d->written = !whole && (d->written || len > 0);
 		if (d->whole)
-			d->n_ranges = 0;
+			d->ranges.n = 0;
 		else
-			dirty_add(d, start, len);
+			(void)ranges_add(&d->ranges, start, len, DIRTY_RANGES); /* has room */
 	}
 	(void)pthread_mutex_unlock(&i->lock);
 }
@@ -363,8 +320,8 @@ static int content_note(struct mount *m, struct inode *i, char *path)
 		op.time = d->made ? d->made : parent_mtime(m, path);
 	} else {
 		op.time = replica_now(m->replica);
-		op.ranges = d->ranges;
-		op.n_ranges = d->n_ranges;
+		op.ranges = d->ranges.list;
+		op.n_ranges = d->ranges.n;
 	}
 	r = replica_note(m->replica, &op);
 	if (r == 0)
@@ -388,7 +345,7 @@ static int dirty_renew(
 
 		if (r < 0)
 			return r;
-		d->n_ranges = 0;
+		d->ranges.n = 0;
 		d->whole = false;
 		d->made = 0;
 		d->first = monotonic_ns();

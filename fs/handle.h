@@ -12,6 +12,7 @@
 
 #include "inode.h"
 #include "replicate/op.h"
+#include "replicate/ranges.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -52,8 +53,8 @@ struct dirty {
 	bool written;                     /* bytes came since it was made or truncated */
 	unsigned writers;                 /* changes under way */
 	atomic_uint_fast64_t first, last; /* of the changes, ns of the monotonic clock */
-	size_t n_ranges;                  /* ascending, disjoint */
-	struct range ranges[DIRTY_RANGES + 1];
+	struct ranges ranges;             /* in room: adding to it cannot fail */
+	struct range room[DIRTY_RANGES + 1];
 };
 
 struct dirty_list {
@@ -62,9 +63,6 @@ struct dirty_list {
 };
 
 void dirty_free(struct dirty *d);
-
-/* Adds a range to those of @d; pure. */
-void dirty_add(struct dirty *d, uint64_t start, uint64_t len);
 
 /* Before a change of the content: the inode is marked as dirty in the journal, with @whole as one
  * that is written anew. 0 or -errno: then nothing may be changed. Followed by dirty_end(). The tree

@@ -4,6 +4,7 @@
 #include "ops.h"
 #include "readdir.h"
 #include "replicate/base/cleanup.h"
+#include "replicate/base/say.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -88,18 +89,6 @@ const struct fuse_lowlevel_ops mount_ops = {
 	.lseek = op_lseek,
 };
 
-__attribute__((format(printf, 3, 4))) static int refuse(
-	int error, char **ret_error, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	if (vasprintf(ret_error, format, args) < 0)
-		*ret_error = NULL;
-	va_end(args);
-	return error;
-}
-
 static void signals(sigset_t *ret)
 {
 	(void)sigemptyset(ret);
@@ -143,7 +132,7 @@ static int session_new(struct mount *m, const struct mount_config *config, char 
 		m->session = fuse_session_new(&args, &mount_ops, sizeof(mount_ops), m);
 	fuse_opt_free_args(&args);
 	if (r == 0 && !m->session)
-		return refuse(-EINVAL, ret_error, "libfuse does not take the options \"%s\"", text);
+		return say(ret_error, -EINVAL, "libfuse does not take the options \"%s\"", text);
 	return r < 0 ? -ENOMEM : 0;
 }
 
@@ -152,7 +141,7 @@ static int session_mount(struct mount *m, char **ret_error)
 	errno = 0;
 	if (fuse_session_mount(m->session, m->mountpoint) == 0)
 		return 0;
-	return refuse(errno ? -errno : -EIO, ret_error, "cannot mount on %s: %s", m->mountpoint,
+	return say(ret_error, errno ? -errno : -EIO, "cannot mount on %s: %s", m->mountpoint,
 		errno ? strerror(errno) : "see libfuse's message");
 }
 
@@ -161,13 +150,13 @@ static int mount_prepare(struct mount *m, const struct mount_config *config, cha
 	int r = inode_table_new(m->root, &m->inodes);
 
 	if (r < 0)
-		return refuse(
-			r, ret_error, "the backing directory %s: %s", config->source, strerror(-r));
+		return say(
+			ret_error, r, "the backing directory %s: %s", config->source, strerror(-r));
 	r = notifier_new(m, &m->notifier);
 	m->mountpoint = strdup(config->mountpoint);
 	m->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (r < 0 || !m->mountpoint || m->stop_fd < 0)
-		return refuse(-ENOMEM, ret_error, "out of memory or descriptors");
+		return say(ret_error, -ENOMEM, "out of memory or descriptors");
 	r = session_new(m, config, ret_error);
 	return r < 0 ? r : session_mount(m, ret_error);
 }
@@ -180,7 +169,7 @@ int mount_new(const struct mount_config *config, struct replica *replica, struct
 	int r;
 
 	if (!m)
-		return refuse(-ENOMEM, ret_error, "out of memory");
+		return say(ret_error, -ENOMEM, "out of memory");
 	m->replica = replica;
 	m->tree = replica_tree(replica);
 	m->root = config->root;

@@ -16,6 +16,7 @@
  */
 
 #include "options.h"
+#include "replicate/base/say.h"
 
 #include "peer_url.h"
 #include "replicate/base/cleanup.h"
@@ -23,24 +24,9 @@
 #include <ctype.h>
 #include <getopt.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <string.h>
 
 typedef int (*option_parser)(struct options *o, const char *value, char **ret_error);
-
-/* Sets *ret_error and returns -EINVAL, or -ENOMEM. */
-__attribute__((format(printf, 2, 3))) static int refuse(char **ret_error, const char *format, ...)
-{
-	va_list args;
-	int r;
-
-	va_start(args, format);
-	r = vasprintf(ret_error, format, args);
-	va_end(args);
-	if (r < 0)
-		*ret_error = NULL;
-	return r < 0 ? -ENOMEM : -EINVAL;
-}
 
 static int replace_string(char **field, const char *value)
 {
@@ -64,7 +50,7 @@ static int choose(const char *value, const char *choices, char **ret_error)
 		if (strlen(value) == len && strncmp(value, word, len) == 0)
 			return i;
 		if (!word[len])
-			return refuse(ret_error, "\"%s\" is none of %s", value, choices);
+			return say(ret_error, -EINVAL, "\"%s\" is none of %s", value, choices);
 		word += len + 1;
 	}
 }
@@ -80,14 +66,15 @@ static int set_peer(struct options *o, const char *value, char **ret_error)
 
 	/* What stands before @ may be a password. */
 	if (r == -EINVAL)
-		return refuse(ret_error, "\"%s%s\": %s", at ? "..." : "", at ? at : value, reason);
+		return say(ret_error, -EINVAL, "\"%s%s\": %s", at ? "..." : "", at ? at : value,
+			reason);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < o->n_peers; i++)
 		if (peer_url_equal(&o->peers[i], &peer))
-			r = refuse(ret_error, "\"%s\" is given twice", value);
+			r = say(ret_error, -EINVAL, "\"%s\" is given twice", value);
 	if (r == 0 && o->n_peers == OPTIONS_PEERS_MAX)
-		r = refuse(ret_error, "there can be %d peers at most", OPTIONS_PEERS_MAX);
+		r = say(ret_error, -EINVAL, "there can be %d peers at most", OPTIONS_PEERS_MAX);
 	if (r == 0) {
 		peers = reallocarray(o->peers, o->n_peers + 1, sizeof(*peers));
 		if (peers) {
@@ -133,8 +120,8 @@ static int set_order(struct options *o, const char *value, char **ret_error)
 static int set_loglevel(struct options *o, const char *value, char **ret_error)
 {
 	if (log_level_parse(value, &o->loglevel) < 0)
-		return refuse(
-			ret_error, "\"%s\" is none of error|warning|notice|info|debug", value);
+		return say(ret_error, -EINVAL, "\"%s\" is none of error|warning|notice|info|debug",
+			value);
 	return 0;
 }
 
@@ -144,11 +131,11 @@ static int set_node(struct options *o, const char *value, char **ret_error)
 
 	for (size_t i = 0; i < len; i++)
 		if (!isalnum((unsigned char)value[i]) && !strchr("._-", value[i]))
-			return refuse(ret_error,
+			return say(ret_error, -EINVAL,
 				"\"%s\" has other characters than letters, digits, '.', '-' and '_'",
 				value);
 	if (len == 0 || len > OPTIONS_NODE_MAX || *value == '.' || *value == '-')
-		return refuse(ret_error,
+		return say(ret_error, -EINVAL,
 			"\"%s\" is no node name: it has 1 to %d characters and starts with a "
 			"letter, a digit or '_'",
 			value, OPTIONS_NODE_MAX);
@@ -159,10 +146,10 @@ static int set_node(struct options *o, const char *value, char **ret_error)
 static int set_path(char **field, const char *value, char **ret_error)
 {
 	if (*value != '/')
-		return refuse(
-			ret_error, "\"%s\" is not an absolute path: it must start with /", value);
+		return say(ret_error, -EINVAL,
+			"\"%s\" is not an absolute path: it must start with /", value);
 	if (strlen(value) >= PATH_MAX)
-		return refuse(ret_error, "the path is longer than %d bytes", PATH_MAX - 1);
+		return say(ret_error, -EINVAL, "the path is longer than %d bytes", PATH_MAX - 1);
 	return replace_string(field, value);
 }
 
@@ -189,7 +176,7 @@ static int set_state(struct options *o, const char *value, char **ret_error)
 static int set_account(struct options *o, const char *value, char **ret_error)
 {
 	if (strlen(value) > OPTIONS_NODE_MAX || strpbrk(value, ":/ \t\n"))
-		return refuse(ret_error, "\"%s\" is no user name", value);
+		return say(ret_error, -EINVAL, "\"%s\" is no user name", value);
 	return replace_string(&o->account, value);
 }
 
@@ -202,7 +189,7 @@ static int set_streams(struct options *o, const char *value, char **ret_error)
 	if (isdigit((unsigned char)*value))
 		n = strtoul(value, &end, 10);
 	if (!end || *end || errno || n < 1 || n > OPTIONS_STREAMS_MAX)
-		return refuse(ret_error, "\"%s\" is not a number from 1 to %d", value,
+		return say(ret_error, -EINVAL, "\"%s\" is not a number from 1 to %d", value,
 			OPTIONS_STREAMS_MAX);
 	o->streams = (unsigned)n;
 	return 0;
@@ -211,7 +198,7 @@ static int set_streams(struct options *o, const char *value, char **ret_error)
 static int set_verify(struct options *o, const char *value, char **ret_error)
 {
 	if (!replica_verify_known(value))
-		return refuse(ret_error,
+		return say(ret_error, -EINVAL,
 			"OpenSSL here knows no digest \"%s\": `openssl list -digest-algorithms` "
 			"names them; or none",
 			value);
@@ -320,11 +307,11 @@ static int set_known(
 	int r;
 
 	if (!value || !*value)
-		return refuse(
-			ret_error, "option %s needs a value: %s=%s", e->name, e->name, e->argument);
+		return say(ret_error, -EINVAL, "option %s needs a value: %s=%s", e->name, e->name,
+			e->argument);
 	r = e->parser(o, value, &reason);
 	if (r == -EINVAL)
-		return refuse(ret_error, "option %s: %s", e->name, reason);
+		return say(ret_error, -EINVAL, "option %s: %s", e->name, reason);
 	return r;
 }
 
@@ -340,15 +327,15 @@ static int set_option(
 	case GENERIC_KERNEL:
 		return add_kernel(o, raw);
 	case GENERIC_REFUSE:
-		return refuse(ret_error,
+		return say(ret_error, -EINVAL,
 			"option %s: the options of a running mount cannot be changed; unmount it "
 			"and mount it anew",
 			name);
 	}
 	if (o->sloppy)
 		return 0;
-	return refuse(
-		ret_error, "unknown option \"%s\"; `tandemfs --help` lists those there are", name);
+	return say(ret_error, -EINVAL,
+		"unknown option \"%s\"; `tandemfs --help` lists those there are", name);
 }
 
 /* The length of the first option of @list, up to the comma or the end. */
@@ -407,7 +394,7 @@ static int parse_list(struct options *o, const char *list, char **ret_error)
 		if (*name)
 			r = set_option(o, name, value, raw, ret_error);
 		else if (value)
-			r = refuse(ret_error, "option \"%s\" has no name before the =", raw);
+			r = say(ret_error, -EINVAL, "option \"%s\" has no name before the =", raw);
 		list += len + (list[len] == ',');
 	}
 	return r;
@@ -459,28 +446,28 @@ static int parse_flag(struct options *o, int flag, char *const *argv, char **lis
 		o->action = ACTION_VERSION;
 		return 0;
 	case ':':
-		return refuse(ret_error, "-o needs a list of options after it");
+		return say(ret_error, -EINVAL, "-o needs a list of options after it");
 	}
 	if (optopt)
-		return refuse(ret_error,
+		return say(ret_error, -EINVAL,
 			"unknown flag -%c; `tandemfs --help` lists those there are",
 			isprint(optopt) ? optopt : '?');
-	return refuse(ret_error, "unknown flag %s; `tandemfs --help` lists those there are",
+	return say(ret_error, -EINVAL, "unknown flag %s; `tandemfs --help` lists those there are",
 		argv[optind - 1]);
 }
 
 static int parse_operands(struct options *o, int n, char *const *operands, char **ret_error)
 {
 	if (n < 2)
-		return refuse(ret_error,
+		return say(ret_error, -EINVAL,
 			"%s is missing: tandemfs BACKING MOUNTPOINT -o OPTIONS, or tandemfs --help",
 			n == 0 ? "the backing directory" : "the mount point");
 	if (n > 2)
-		return refuse(ret_error,
+		return say(ret_error, -EINVAL,
 			"\"%s\" is one argument too many: tandemfs BACKING MOUNTPOINT -o OPTIONS",
 			operands[2]);
 	if (!*operands[0] || !*operands[1])
-		return refuse(ret_error, "%s must not be empty",
+		return say(ret_error, -EINVAL, "%s must not be empty",
 			*operands[0] ? "the mount point" : "the backing directory");
 	if (replace_string(&o->backing, operands[0]) < 0)
 		return -ENOMEM;

@@ -10,6 +10,7 @@
  */
 
 #include "start.h"
+#include "replicate/base/say.h"
 
 #include "mounts.h"
 #include "replicate/base/cleanup.h"
@@ -19,25 +20,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pwd.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-
-/* Sets *ret_error and returns @error, or -ENOMEM. */
-__attribute__((format(printf, 3, 4))) static int refuse(
-	int error, char **ret_error, const char *format, ...)
-{
-	va_list args;
-	int n;
-
-	va_start(args, format);
-	n = vasprintf(ret_error, format, args);
-	va_end(args);
-	if (n < 0)
-		*ret_error = NULL;
-	return n < 0 ? -ENOMEM : error;
-}
 
 static int resolve_directories(const struct options *o, struct start *s, char **ret_error)
 {
@@ -45,11 +30,11 @@ static int resolve_directories(const struct options *o, struct start *s, char **
 
 	s->backing = realpath(o->backing, NULL);
 	if (!s->backing)
-		return refuse(
-			-errno, ret_error, "backing directory %s: %s", o->backing, strerror(errno));
+		return say(
+			ret_error, -errno, "backing directory %s: %s", o->backing, strerror(errno));
 	r = mounts_resolve(o->mountpoint, &s->mountpoint);
 	if (r < 0)
-		return refuse(r, ret_error, "mount point %s: %s", o->mountpoint, strerror(-r));
+		return say(ret_error, r, "mount point %s: %s", o->mountpoint, strerror(-r));
 	return 0;
 }
 
@@ -61,7 +46,7 @@ static int detach_dead(const struct start *s, char **ret_error)
 	if (umount2(s->mountpoint, MNT_FORCE | UMOUNT_NOFOLLOW) < 0 && errno != EBUSY)
 		log_debug("%s: umount2: %s", s->mountpoint, strerror(errno));
 	if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL)
-		return refuse(-errno, ret_error,
+		return say(ret_error, -errno,
 			"%s is mounted at %s, its daemon is dead, and it cannot be unmounted: %s",
 			s->backing, s->mountpoint, strerror(errno));
 	log_notice("%s: the daemon of the mount before is dead: mounting anew", s->mountpoint);
@@ -76,16 +61,16 @@ static int check_mounted(struct start *s, char **ret_error)
 	struct stat st;
 
 	if (r < 0)
-		return refuse(r, ret_error, "cannot read the table of mounts: %s", strerror(-r));
+		return say(ret_error, r, "cannot read the table of mounts: %s", strerror(-r));
 	if (r == 0 || (strcmp(s->mountpoint, s->backing) == 0 && strcmp(type, MOUNTS_TYPE) != 0))
 		return 0;
 	if (strcmp(type, MOUNTS_TYPE) != 0 || strcmp(source, s->backing) != 0)
-		return refuse(-EBUSY, ret_error,
+		return say(ret_error, -EBUSY,
 			"mount point %s is busy: %s (%s) is mounted there; `umount %s` first",
 			s->mountpoint, source, type, s->mountpoint);
 	if (stat(s->mountpoint, &st) < 0)
 		return errno == ENOTCONN ? detach_dead(s, ret_error)
-					 : refuse(-errno, ret_error, "%s, mounted already: %s",
+					 : say(ret_error, -errno, "%s, mounted already: %s",
 						   s->mountpoint, strerror(errno));
 	s->mounted = true;
 	return 0;
@@ -96,19 +81,17 @@ static int check_mountpoint(const struct start *s, char **ret_error)
 	struct stat st;
 
 	if (stat(s->mountpoint, &st) < 0)
-		return refuse(
-			-errno, ret_error, "mount point %s: %s", s->mountpoint, strerror(errno));
+		return say(ret_error, -errno, "mount point %s: %s", s->mountpoint, strerror(errno));
 	if (!S_ISDIR(st.st_mode))
-		return refuse(
-			-ENOTDIR, ret_error, "mount point %s is not a directory", s->mountpoint);
+		return say(ret_error, -ENOTDIR, "mount point %s is not a directory", s->mountpoint);
 	if (strcmp(s->mountpoint, s->backing) == 0)
 		return 0;
 	if (confine_below(s->mountpoint + 1, s->backing + 1))
-		return refuse(-ELOOP, ret_error,
+		return say(ret_error, -ELOOP,
 			"mount point %s lies within the backing directory %s and would contain itself",
 			s->mountpoint, s->backing);
 	if (confine_below(s->backing + 1, s->mountpoint + 1))
-		return refuse(-ELOOP, ret_error,
+		return say(ret_error, -ELOOP,
 			"backing directory %s lies within the mount point %s and would be hidden by it",
 			s->backing, s->mountpoint);
 	return 0;
@@ -140,9 +123,9 @@ static int check_holder(const struct start *s, char **ret_error)
 	int r = mounts_each(take_if_longer, &search);
 
 	if (r < 0)
-		return refuse(r, ret_error, "cannot read the table of mounts: %s", strerror(-r));
+		return say(ret_error, r, "cannot read the table of mounts: %s", strerror(-r));
 	if (search.ours)
-		return refuse(-EINVAL, ret_error,
+		return say(ret_error, -EINVAL,
 			"backing directory %s is itself in a tandemfs mount, %.*s", s->backing,
 			(int)search.len, s->backing);
 	return 0;
@@ -154,9 +137,9 @@ static int open_backing(struct start *s, char **ret_error)
 	if (s->root >= 0 && faccessat(s->root, ".", R_OK | X_OK, AT_EACCESS) == 0)
 		return 0;
 	if (errno == ENOTDIR)
-		return refuse(
-			-ENOTDIR, ret_error, "backing directory %s is not a directory", s->backing);
-	return refuse(-errno, ret_error, "backing directory %s cannot be read: %s", s->backing,
+		return say(
+			ret_error, -ENOTDIR, "backing directory %s is not a directory", s->backing);
+	return say(ret_error, -errno, "backing directory %s cannot be read: %s", s->backing,
 		strerror(errno));
 }
 
@@ -181,15 +164,14 @@ static int check_state(const struct options *o, struct start *s, char **ret_erro
 		slash[slash == existing] = '\0';
 	}
 	if (!resolved)
-		return refuse(
-			-errno, ret_error, "state directory %s: %s", s->state, strerror(errno));
+		return say(ret_error, -errno, "state directory %s: %s", s->state, strerror(errno));
 	if (confine_below(resolved + 1, s->backing + 1))
-		return refuse(-EINVAL, ret_error,
+		return say(ret_error, -EINVAL,
 			"state directory %s lies within the backing directory: choose another with "
 			"state=",
 			s->state);
 	if (confine_below(resolved + 1, s->mountpoint + 1))
-		return refuse(-EINVAL, ret_error,
+		return say(ret_error, -EINVAL,
 			"state directory %s lies below the mount point: choose another with state=",
 			s->state);
 	return 0;
@@ -202,15 +184,14 @@ static int check_file(const char *option, const char *path, bool secret, char **
 	if (!path)
 		return 0;
 	if (stat(path, &st) < 0)
-		return refuse(
-			-errno, ret_error, "option %s: %s: %s", option, path, strerror(errno));
+		return say(ret_error, -errno, "option %s: %s: %s", option, path, strerror(errno));
 	if (!S_ISREG(st.st_mode))
-		return refuse(-EINVAL, ret_error, "option %s: %s is no file", option, path);
+		return say(ret_error, -EINVAL, "option %s: %s is no file", option, path);
 	if (access(path, R_OK) < 0)
-		return refuse(-errno, ret_error, "option %s: %s cannot be read: %s", option, path,
+		return say(ret_error, -errno, "option %s: %s cannot be read: %s", option, path,
 			strerror(errno));
 	if (secret && (st.st_mode & 077))
-		return refuse(-EPERM, ret_error,
+		return say(ret_error, -EPERM,
 			"option %s: others than its owner may use %s; `chmod 600 %s`", option, path,
 			path);
 	return 0;
@@ -228,7 +209,7 @@ static int check_files(const struct options *o, char **ret_error)
 		return r;
 	errno = 0;
 	if (!getpwnam(o->account))
-		return refuse(errno ? -errno : -ENOENT, ret_error,
+		return say(ret_error, errno ? -errno : -ENOENT,
 			"option account: there is no user \"%s\" on this machine", o->account);
 	return 0;
 }
@@ -239,13 +220,12 @@ static int choose_node(const struct options *o, struct start *s, char **ret_erro
 	char name[HOST_NAME_MAX + 1] = "";
 
 	if (!o->node && gethostname(name, sizeof(name) - 1) < 0)
-		return refuse(
-			-errno, ret_error, "no host name (%s): give node=NAME", strerror(errno));
+		return say(ret_error, -errno, "no host name (%s): give node=NAME", strerror(errno));
 	for (char *p = name; *p; p++)
 		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
 			*p = '-';
 	if (!o->node && (!*name || *name == '.' || *name == '-'))
-		return refuse(-EINVAL, ret_error, "the host name is unfit: give node=NAME");
+		return say(ret_error, -EINVAL, "the host name is unfit: give node=NAME");
 	s->node = strdup(o->node ? o->node : name);
 	return s->node ? 0 : -ENOMEM;
 }

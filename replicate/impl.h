@@ -13,6 +13,7 @@
  * the checkpoint with its lock held, so nobody calls the journal while holding replica.lock.
  */
 
+#include "base/say.h"
 #include "changes.h"
 #include "journal.h"
 #include "node.h"
@@ -169,9 +170,6 @@ void peer_set_state(struct peer *p, enum peer_state state, const char *error);
 
 /* The name of the peer for log lines: its node's name, or the host before the first contact. */
 const char *peer_label(const struct peer *p);
-
-/* An error sentence as replica_open returns it. Returns @error. */
-__attribute__((format(printf, 3, 4))) int say(char **ret_error, int error, const char *format, ...);
 
 /* ---- recover.c ---- */
 void replica_checkpoint(void *ctx, struct buf *dst);

@@ -3,10 +3,10 @@
 
 #include "base/cleanup.h"
 #include "base/durable.h"
+#include "base/say.h"
 #include "digest.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -67,42 +67,30 @@ static int new_identity(const char *name, struct node_identity *ret)
 	return 0;
 }
 
-__attribute__((format(printf, 3, 4))) static int refuse(
-	char **ret_error, int error, const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	if (vasprintf(ret_error, format, ap) < 0)
-		*ret_error = NULL;
-	va_end(ap);
-	return error;
-}
-
 static int check_identities(const struct node_identity *here, int here_error,
 	const struct node_identity *state, int state_error, char **ret_error)
 {
 	if (here_error < 0 && here_error != -ENOENT)
-		return refuse(ret_error, here_error,
+		return say(ret_error, here_error,
 			"the backing directory's .tandemfs/node cannot be read: %s",
 			strerror(-here_error));
 	if (state_error < 0 && state_error != -ENOENT)
-		return refuse(ret_error, state_error,
+		return say(ret_error, state_error,
 			"the state directory's file node cannot be read: %s",
 			strerror(-state_error));
 	if (here_error == 0 && state_error == 0 && strcmp(here->id, state->id) != 0)
-		return refuse(ret_error, -ESTALE,
+		return say(ret_error, -ESTALE,
 			"the backing directory belongs to node %s (%s), the state directory to %s "
 			"(%s): give the state= that goes with it",
 			here->name, here->id, state->name, state->id);
 	if (here_error < 0 && state_error == 0)
-		return refuse(ret_error, -ESTALE,
+		return say(ret_error, -ESTALE,
 			"the backing directory has no .tandemfs/node but the state directory is "
 			"that of node %s: is its disk mounted? To start anew with what is there, "
 			"remove the state directory",
 			state->name);
 	if (here_error == 0 && state_error < 0)
-		return refuse(ret_error, -ESTALE,
+		return say(ret_error, -ESTALE,
 			"the backing directory belongs to node %s, of which the state directory "
 			"knows nothing: give the state= that goes with it, or, to start anew, "
 			"remove .tandemfs/node there",
@@ -131,7 +119,7 @@ int node_identify(int dir, int state, const char *name, struct node_identity *re
 	if (r == 0)
 		r = write_identity(state, &here);
 	if (r < 0)
-		return refuse(ret_error, r, "cannot write the node file: %s", strerror(-r));
+		return say(ret_error, r, "cannot write the node file: %s", strerror(-r));
 	*ret = here;
 	return 0;
 }

@@ -7,7 +7,7 @@
 #include "op.h"
 
 struct ranges {
-	struct range *list; /* owned */
+	struct range *list; /* owned; or the holder's own, with a cap of one more than any @max */
 	size_t n;
 	size_t cap;
 };

@@ -21,26 +21,15 @@
 #include "base/confine.h"
 #include "base/durable.h"
 #include "base/log.h"
+#include "base/say.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
-#include <stdarg.h>
 #include <string.h>
 
 /* Most origins that a record names; more peers than that need another format. */
 #define ORIGINS_MAX 16
-
-int say(char **ret_error, int error, const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	if (vasprintf(ret_error, format, ap) < 0)
-		*ret_error = NULL;
-	va_end(ap);
-	return error;
-}
 
 /* ---- records ---- */
 

@@ -26,7 +26,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <pwd.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -43,18 +42,6 @@ static int init_result;
 static void init_library(void)
 {
 	init_result = libssh2_init(0);
-}
-
-int ssh_say(char **ret_error, int error, const char *format, ...)
-{
-	va_list ap;
-
-	free(*ret_error);
-	va_start(ap, format);
-	if (vasprintf(ret_error, format, ap) < 0)
-		*ret_error = NULL;
-	va_end(ap);
-	return error;
 }
 
 static int translate(int code)
@@ -193,7 +180,7 @@ static int connect_socket(struct ssh *s, char **ret_error)
 	(void)snprintf(port, sizeof(port), "%u", s->config->port);
 	r = getaddrinfo(s->config->host, port, &hints, &list);
 	if (r != 0)
-		return ssh_say(ret_error, -EHOSTUNREACH,
+		return say(ret_error, -EHOSTUNREACH,
 			"%s: %s: check the host in peer=", s->config->host, gai_strerror(r));
 	r = -EHOSTUNREACH;
 	for (const struct addrinfo *a = list; a && s->socket < 0; a = a->ai_next)
@@ -201,7 +188,7 @@ static int connect_socket(struct ssh *s, char **ret_error)
 	freeaddrinfo(list);
 	if (s->socket >= 0)
 		return 0;
-	return ssh_say(ret_error, r, "cannot connect to %s port %u: %s%s", s->config->host,
+	return say(ret_error, r, "cannot connect to %s port %u: %s%s", s->config->host,
 		s->config->port, strerror(-r), r == -ECONNREFUSED ? " (does sshd run there?)" : "");
 }
 
@@ -255,7 +242,7 @@ static int handshake(struct ssh *s, char **ret_error)
 	if (rc == 0)
 		return 0;
 	rc = ssh_error(s, rc, "handshake");
-	return ssh_say(ret_error, rc, "%s port %u: the SSH handshake failed: %s", s->config->host,
+	return say(ret_error, rc, "%s port %u: the SSH handshake failed: %s", s->config->host,
 		s->config->port,
 		rc == -ETIMEDOUT ? "no answer"
 				 : "is that an SSH server, and not too old or too new?");
@@ -269,7 +256,7 @@ int ssh_connect(const struct remote_config *config, struct ssh **ret, char **ret
 	*ret_error = NULL;
 	(void)pthread_once(&init_once, init_library);
 	if (init_result != 0)
-		return ssh_say(ret_error, -EPROTO, "libssh2 cannot be initialised");
+		return say(ret_error, -EPROTO, "libssh2 cannot be initialised");
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
@@ -278,7 +265,7 @@ int ssh_connect(const struct remote_config *config, struct ssh **ret, char **ret
 	s->deadline_ms = clock_mono_ms() + (uint64_t)config->connect_timeout_ms;
 	r = find_user(s);
 	if (r < 0)
-		(void)ssh_say(ret_error, r, "the local user has no name: give user@ in peer=");
+		(void)say(ret_error, r, "the local user has no name: give user@ in peer=");
 	if (r == 0)
 		r = connect_socket(s, ret_error);
 	if (r == 0)

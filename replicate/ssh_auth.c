@@ -114,13 +114,13 @@ static int read_password(struct ssh *s, char **ret, char **ret_error)
 	int r;
 
 	if (stat(file, &st) < 0)
-		return ssh_say(ret_error, -errno, "password_file=%s: %s", file, strerror(errno));
+		return say(ret_error, -errno, "password_file=%s: %s", file, strerror(errno));
 	if (st.st_mode & 077)
-		return ssh_say(ret_error, -EACCES,
+		return say(ret_error, -EACCES,
 			"password_file=%s can be read by others: chmod 600 it", file);
 	r = durable_read(AT_FDCWD, file, PASSWORD_MAX, ret, &len);
 	if (r < 0)
-		return ssh_say(ret_error, r, "password_file=%s: %s", file, strerror(-r));
+		return say(ret_error, r, "password_file=%s: %s", file, strerror(-r));
 	(*ret)[strcspn(*ret, "\r\n")] = '\0';
 	return 0;
 }
@@ -178,7 +178,7 @@ static int explain(struct ssh *s, const struct attempts *a, int error, char **re
 	if (*ret_error)
 		return error;
 	if (error != -EACCES)
-		return ssh_say(ret_error, error, "%s port %u: login as %s: %s", s->config->host,
+		return say(ret_error, error, "%s port %u: login as %s: %s", s->config->host,
 			s->config->port, s->user,
 			error == -ETIMEDOUT ? "no answer" : strerror(-error));
 #if LIBSSH2_VERSION_NUM < 0x010b00
@@ -187,10 +187,10 @@ static int explain(struct ssh *s, const struct attempts *a, int error, char **re
 		      ") has no rsa-sha2; make an ed25519 key (ssh-keygen -t ed25519)";
 #endif
 	if (!a->text[0])
-		return ssh_say(ret_error, error,
+		return say(ret_error, error,
 			"%s port %u: no key to log in as %s: give identity=FILE or password_file=FILE",
 			s->config->host, s->config->port, s->user);
-	return ssh_say(ret_error, error,
+	return say(ret_error, error,
 		"%s port %u refuses the login as %s (tried %s): is %s there?%s", s->config->host,
 		s->config->port, s->user, a->text,
 		strcmp(a->text, "the password") == 0
@@ -216,7 +216,7 @@ int ssh_login(struct ssh *s, char **ret_error)
 	ask_methods(s);
 	if (s->config->identity) {
 		if (access(s->config->identity, R_OK) < 0)
-			return ssh_say(ret_error, -EACCES, "identity=%s: %s", s->config->identity,
+			return say(ret_error, -EACCES, "identity=%s: %s", s->config->identity,
 				strerror(errno));
 		r = try_file(s, s->config->identity, &a);
 	} else {

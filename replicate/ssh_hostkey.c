@@ -173,12 +173,12 @@ static int refuse(struct ssh *s, const char *kind, int verdict, char **ret_error
 
 	fingerprint(s, print);
 	if (verdict == LIBSSH2_KNOWNHOST_CHECK_MISMATCH)
-		return ssh_say(ret_error, -EKEYREJECTED,
+		return say(ret_error, -EKEYREJECTED,
 			"THE HOST KEY OF %s port %u IS NOT THE ONE IN %s: it shows %s SHA256:%s. "
 			"Somebody may be in between, or the server was set up anew: make sure, then "
 			"remove the old line and add the new key",
 			c->host, c->port, file, kind, print);
-	return ssh_say(ret_error, -EKEYREJECTED,
+	return say(ret_error, -EKEYREJECTED,
 		"the host key of %s port %u is not in %s: it shows %s SHA256:%s. Compare that with "
 		"`ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub` there, then: ssh-keyscan -p %u %s >> %s",
 		c->host, c->port, file, kind, print, c->port, c->host, file);
@@ -195,7 +195,7 @@ int ssh_hostkey_check(struct ssh *s, char **ret_error)
 	int type, verdict;
 
 	if (file && access(file, R_OK) < 0 && errno != ENOENT)
-		return ssh_say(ret_error, -EKEYREJECTED, "known_hosts=%s cannot be read: %s", file,
+		return say(ret_error, -EKEYREJECTED, "known_hosts=%s cannot be read: %s", file,
 			strerror(errno));
 	hosts = load(s);
 	if (!hosts)
@@ -209,7 +209,7 @@ int ssh_hostkey_check(struct ssh *s, char **ret_error)
 		      : LIBSSH2_KNOWNHOST_CHECK_FAILURE;
 	libssh2_knownhost_free(hosts);
 	if (key && is_revoked(s, key, len))
-		return ssh_say(ret_error, -EKEYREJECTED,
+		return say(ret_error, -EKEYREJECTED,
 			"the host key of %s port %u is marked @revoked in known_hosts",
 			s->config->host, s->config->port);
 	if (verdict == LIBSSH2_KNOWNHOST_CHECK_MATCH)

@@ -5,6 +5,7 @@
 /* What ssh.c, ssh_hostkey.c and ssh_auth.c share; they are the transport, and the only files that
  * include libssh2. */
 
+#include "base/say.h"
 #include "ssh.h"
 
 #include <libssh2.h>
@@ -48,10 +49,6 @@ int ssh_wait(struct ssh *s);
 	do {                                                                                       \
 		(rc) = (call);                                                                     \
 	} while ((rc) == LIBSSH2_ERROR_EAGAIN && ssh_wait(s) == 0)
-
-/* Sets *ret_error to the formatted text and returns @error. */
-__attribute__((format(printf, 3, 4))) int ssh_say(
-	char **ret_error, int error, const char *format, ...);
 
 /* Before the handshake: asks for the kinds of host key that known_hosts has for the host. */
 void ssh_hostkey_prefer(struct ssh *s);
