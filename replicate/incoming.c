@@ -63,7 +63,7 @@ static int move_position(struct receiver *v, const struct remote_record *m)
 		v->origin->applied_ops++;
 	(void)pthread_mutex_unlock(&r->lock);
 	if (e == 0)
-		v->ack_due = v->unsealed = true;
+		v->ack_due = v->unsealed = v->unshown = true;
 	return e;
 }
 

@@ -80,9 +80,24 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 	};
 	(void)snprintf(a->id, sizeof(a->id), "%s", r->node.id);
 	(void)snprintf(a->problem, sizeof(a->problem), "%s", v->problem);
+	a->applied = v->shown;
+}
+
+/* What was applied can be acknowledged once the kernel shows nothing older. A sign of life in the
+ * middle of a batch must not run ahead of that. */
+static void show(struct receiver *v)
+{
+	struct replica *r = v->replica;
+
+	if (!v->unshown)
+		return;
+	if (r->hooks.settle)
+		r->hooks.settle(r->hooks.ctx);
 	(void)pthread_mutex_lock(&r->lock);
-	a->applied = v->origin->applied;
+	v->shown = v->origin->applied;
 	(void)pthread_mutex_unlock(&r->lock);
+	v->unshown = false;
+	v->ack_due = true;
 }
 
 /* After a crash the last record is in doubt, though it may have been carried out. What is
@@ -296,8 +311,7 @@ static int apply_buffer(struct receiver *v, unsigned *done)
 		(*done)++;
 		receiver_alive(v);
 		if (*done % ACK_EVERY == 0) {
-			if (v->replica->hooks.settle)
-				v->replica->hooks.settle(v->replica->hooks.ctx);
+			show(v);
 			receiver_acknowledge(v);
 		}
 		if (atomic_load(&v->replica->closing))
@@ -438,6 +452,8 @@ static void begin_session(struct receiver *v, const struct wire_hello *h)
 	(void)pthread_mutex_lock(&r->lock);
 	v->origin->seen = v->accepted;
 	(void)pthread_mutex_unlock(&r->lock);
+	v->unshown = true;
+	show(v);
 	v->ack_due = true;
 }
 
@@ -461,8 +477,6 @@ static bool look_at_hello(struct receiver *v)
 	if (v->session && v->accepted) {
 		v->damaged = false;
 		(void)read_log(v);
-		if (v->replica->hooks.settle)
-			v->replica->hooks.settle(v->replica->hooks.ctx);
 	}
 	begin_session(v, &h);
 	return true;
@@ -478,8 +492,7 @@ bool receiver_turn(struct receiver *v)
 		done = read_log(v);
 		incoming_retry(v);
 		answerer_turn(v->answerer);
-		if (done && r->hooks.settle)
-			r->hooks.settle(r->hooks.ctx);
+		show(v);
 	}
 	if (v->parked)
 		receiver_alive(v);

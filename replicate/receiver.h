@@ -33,7 +33,10 @@ struct receiver {
 	off_t offset;  /* in the segment, of what follows `in` */
 	struct buf in; /* read and not yet parsed */
 	size_t in_pos;
-	bool damaged;     /* the session has to begin anew */
+	bool damaged; /* the session has to begin anew */
+	struct position
+		shown;    /* what may be acknowledged: no kernel cache here hides it any more */
+	bool unshown;     /* something was applied since */
 	bool unsealed;    /* something was applied since the last seal() */
 	bool ack_due;     /* something changed since the last ack */
 	uint64_t beat_ms; /* when the beat last moved */
