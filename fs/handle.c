@@ -293,20 +293,6 @@ void dirty_drop(struct mount *m, struct inode *i)
 	inode_unpin(m->inodes, i);
 }
 
-/* The mtime of the directory at @path's parent: a peer that replaces the file sets it back. */
-static uint64_t parent_mtime(struct mount *m, const char *path)
-{
-	char parent[TANDEMFS_PATH_MAX + 1];
-	size_t len = confine_parent_len(path);
-	struct stat st;
-
-	memcpy(parent, path, len);
-	parent[len] = 0;
-	if (confine_stat(m->root, parent, &st) < 0)
-		return replica_now(m->replica);
-	return (uint64_t)st.st_mtim.tv_sec * NS_PER_S + (uint64_t)st.st_mtim.tv_nsec;
-}
-
 /* Notes the OP_CONTENT. The inode is dirty and its lock held. */
 static int content_note(struct mount *m, struct inode *i, char *path)
 {
@@ -315,11 +301,11 @@ static int content_note(struct mount *m, struct inode *i, char *path)
 	int r;
 
 	inode_fid(i, &op.fid);
+	/* of a name that the peers have, replication itself takes the directory's time */
+	op.time = d->made ? d->made : replica_now(m->replica);
 	if (d->whole) {
 		op.flags = OP_WHOLE;
-		op.time = d->made ? d->made : parent_mtime(m, path);
 	} else {
-		op.time = replica_now(m->replica);
 		op.ranges = d->ranges.list;
 		op.n_ranges = d->ranges.n;
 	}

@@ -26,6 +26,23 @@ struct birth {
 	int dir;            /* the parent, O_PATH */
 };
 
+static struct birth birth_of(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	return (struct birth){.m = mount_of(req),
+		.caller = fuse_req_ctx(req),
+		.parent = inode_of(req, parent),
+		.name = name,
+		.mode = mode};
+}
+
+static void reply_birth(fuse_req_t req, const struct fuse_entry_param *e, int r)
+{
+	if (r < 0)
+		fuse_reply_err(req, -r);
+	else
+		reply_entry(req, mount_of(req), e);
+}
+
 static int birth_open(struct birth *b)
 {
 	b->dir = inode_open(b->m->inodes, b->parent, O_PATH | O_DIRECTORY);
@@ -180,36 +197,23 @@ static int birth_special(
 
 void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	struct mount *m = mount_of(req);
 	struct fuse_entry_param e = {0};
-	struct birth b = {.m = m,
-		.caller = fuse_req_ctx(req),
-		.parent = inode_of(req, parent),
-		.name = name,
-		.mode = mode & 07777};
+	struct birth b = birth_of(req, parent, name, mode & 07777);
 	int r = birth_special(&b, OP_MKDIR, req, &e);
 
-	if (r < 0)
-		fuse_reply_err(req, -r);
-	else
-		reply_entry(req, m, &e);
+	reply_birth(req, &e, r);
 }
 
 void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	struct mount *m = mount_of(req);
 	struct fuse_entry_param e = {0};
-	struct birth b = {.m = m,
-		.caller = fuse_req_ctx(req),
-		.parent = inode_of(req, parent),
-		.name = name,
-		.target = target};
-	int r = birth_special(&b, OP_SYMLINK, req, &e);
+	struct birth b = birth_of(req, parent, name, 0);
+	int r;
 
-	if (r < 0)
-		fuse_reply_err(req, -r);
-	else
-		reply_entry(req, m, &e);
+	b.target = target;
+	r = birth_special(&b, OP_SYMLINK, req, &e);
+
+	reply_birth(req, &e, r);
 }
 
 /* ---- regular files ---- */
@@ -280,27 +284,19 @@ static int birth_file(struct birth *b, int flags, bool now, fuse_req_t req, int 
 
 void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	struct mount *m = mount_of(req);
 	struct fuse_entry_param e = {0};
 	_cleanup_close_ int fd = -1;
-	struct birth b = {.m = m,
-		.caller = fuse_req_ctx(req),
-		.parent = inode_of(req, parent),
-		.name = name,
-		.mode = mode,
-		.rdev = rdev};
+	struct birth b = birth_of(req, parent, name, mode);
 	int r;
 
+	b.rdev = rdev;
 	if (S_ISREG(mode)) {
 		b.mode &= 07777;
 		r = birth_file(&b, O_RDONLY, true, req, &fd, &e);
 	} else {
 		r = birth_special(&b, OP_MKNOD, req, &e);
 	}
-	if (r < 0)
-		fuse_reply_err(req, -r);
-	else
-		reply_entry(req, m, &e);
+	reply_birth(req, &e, r);
 }
 
 static int create(
@@ -329,11 +325,7 @@ void op_create(
 {
 	struct mount *m = mount_of(req);
 	struct fuse_entry_param e = {0};
-	struct birth b = {.m = m,
-		.caller = fuse_req_ctx(req),
-		.parent = inode_of(req, parent),
-		.name = name,
-		.mode = mode & 07777};
+	struct birth b = birth_of(req, parent, name, mode & 07777);
 	int r = create(&b, req, fi, &e);
 
 	if (r < 0) {

@@ -250,7 +250,8 @@ static void reply_value(fuse_req_t req, const char *value, ssize_t n, size_t siz
 		fuse_reply_buf(req, value, (size_t)n);
 }
 
-void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+/* @name NULL: the list of names. */
+static void read_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct mount *m = mount_of(req);
 	_cleanup_close_ int fd = inode_open(m->inodes, inode_of(req, ino), O_PATH);
@@ -261,25 +262,19 @@ void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	if (n == 0 && size && !value)
 		n = -ENOMEM;
 	if (n == 0) {
-		n = getxattr(proc_path(fd, &path), name, value, size);
+		n = name ? getxattr(proc_path(fd, &path), name, value, size)
+			 : listxattr(proc_path(fd, &path), value, size);
 		n = n < 0 ? xattr_errno() : n;
 	}
 	reply_value(req, value, n, size);
 }
 
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	read_xattr(req, ino, name, size);
+}
+
 void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-	struct mount *m = mount_of(req);
-	_cleanup_close_ int fd = inode_open(m->inodes, inode_of(req, ino), O_PATH);
-	_cleanup_free_ char *value = size ? malloc(size) : NULL;
-	struct proc_path path;
-	ssize_t n = fd < 0 ? fd : 0;
-
-	if (n == 0 && size && !value)
-		n = -ENOMEM;
-	if (n == 0) {
-		n = listxattr(proc_path(fd, &path), value, size);
-		n = n < 0 ? xattr_errno() : n;
-	}
-	reply_value(req, value, n, size);
+	read_xattr(req, ino, NULL, size);
 }

@@ -201,14 +201,19 @@ int apply_setattr(const struct apply_target *t, const struct op *op, struct appl
 	return r;
 }
 
-int apply_setxattr(const struct apply_target *t, const struct op *op, struct apply_result *ret)
+static int open_for_xattr(
+	const struct apply_target *t, const struct op *op, struct stat *ret_before)
 {
-	_cleanup_close_ int fd = -1;
-	int r;
-
 	if (!op->xname || !xattr_is_replicated(op->xname))
 		return -EPERM;
-	fd = open_inode(t, op, &ret->before);
+	return open_inode(t, op, ret_before);
+}
+
+int apply_setxattr(const struct apply_target *t, const struct op *op, struct apply_result *ret)
+{
+	_cleanup_close_ int fd = open_for_xattr(t, op, &ret->before);
+	int r;
+
 	if (fd < 0)
 		return fd;
 	r = inode_setxattr(fd, op->xname, op->value, op->value_len);
@@ -220,12 +225,9 @@ int apply_setxattr(const struct apply_target *t, const struct op *op, struct app
 
 int apply_removexattr(const struct apply_target *t, const struct op *op, struct apply_result *ret)
 {
-	_cleanup_close_ int fd = -1;
+	_cleanup_close_ int fd = open_for_xattr(t, op, &ret->before);
 	int r;
 
-	if (!op->xname || !xattr_is_replicated(op->xname))
-		return -EPERM;
-	fd = open_inode(t, op, &ret->before);
 	if (fd < 0)
 		return fd;
 	r = inode_removexattr(fd, op->xname);

@@ -14,7 +14,6 @@ struct bulk_job {
 	int fd;                /* the backing file; owned */
 	struct local_head head;
 	struct stat before; /* of the file, when it was described */
-	bool deferred;      /* the peer was told that it comes late */
 	uint64_t started_ms;
 	int result;         /* 0 or -errno */
 	bool remote_failed; /* the connection is to blame, not the file */

@@ -58,7 +58,6 @@ struct peer {
 	struct position applied; /* of our operations; high also covers those that are not sent */
 	uint64_t durable;        /* newest OP_FSYNC that it has carried out */
 	uint64_t stuck_seq;
-	int stuck_errno;
 	char problem[512];    /* what it says of that operation */
 	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
 	uint64_t unsent_bytes, sent_ops, sent_bytes;

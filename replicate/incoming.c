@@ -297,7 +297,6 @@ static int park(struct receiver *v, struct op *op, int error)
 	p->error = error;
 	*op = (struct op){0};
 	v->parked_bytes += p->op.content && p->op.content->data ? p->op.content->data_len : 0;
-	v->n_parked++;
 	LL_APPEND(v->parked, p);
 	if (error < 0) {
 		char text[400];
@@ -313,7 +312,6 @@ static int park(struct receiver *v, struct op *op, int error)
 static void unpark(struct receiver *v, struct parked *p)
 {
 	LL_DELETE(v->parked, p);
-	v->n_parked--;
 	v->parked_bytes -= p->op.content && p->op.content->data ? p->op.content->data_len : 0;
 	op_clear(&p->op);
 	free(p);

@@ -237,7 +237,6 @@ static int start_upload(struct sender *s, struct op *op, const struct local_head
 	r = relaxed ? announce(s, op) : 0;
 	if (r == 0) {
 		job->started_ms = clock_mono_ms();
-		job->deferred = relaxed;
 		job->head = *head;
 		job->before = *before;
 		job->fd = steal_fd(fd);

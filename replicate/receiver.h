@@ -12,7 +12,6 @@
 struct parked {
 	struct parked *next;
 	struct op op;
-	struct position seen;
 	int error; /* of the last try; 0: waits behind another */
 };
 /* Beyond this many bytes of parked contents the log is not read on. */
@@ -43,7 +42,6 @@ struct receiver {
 	char problem[512];
 	struct parked *parked;
 	size_t parked_bytes;
-	unsigned n_parked;
 	uint64_t retry_ms;
 };
 

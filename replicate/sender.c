@@ -145,7 +145,7 @@ static void drop_session(struct sender *s, enum peer_state state, const char *er
 	if (s->phase == SENDER_STREAMING)
 		s->backoff_ms = 0;
 	s->phase = SENDER_OFFLINE;
-	s->answered = s->stalled = false;
+	s->stalled = false;
 	s->backoff_ms = s->backoff_ms ? s->backoff_ms * 2 : BACKOFF_MIN_MS;
 	if (s->backoff_ms > BACKOFF_MAX_MS)
 		s->backoff_ms = BACKOFF_MAX_MS;
@@ -329,7 +329,6 @@ static void go_online(struct sender *s)
 	s->segment = s->segment_bytes = 0;
 	s->last_news_ms = clock_mono_ms();
 	s->ack_asked_ms = 0;
-	s->answered = false;
 }
 
 /* ---- the log file ---- */
@@ -436,7 +435,6 @@ static void publish_position(struct sender *s)
 	p->applied = now;
 	p->durable = s->last_ack.durable;
 	p->stuck_seq = s->last_ack.stuck_seq;
-	p->stuck_errno = s->last_ack.stuck_errno;
 	memcpy(p->problem, s->last_ack.problem, sizeof(p->problem));
 	p->oldest_time = oldest_time_locked(s, &now);
 	if (moved)
@@ -486,7 +484,6 @@ static int take_greeting(struct sender *s, const struct wire_ack *a)
 		return -ECANCELED;
 	}
 	s->last_ack = *a;
-	s->answered = true;
 	return begin_stream(s);
 }
 

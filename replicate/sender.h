@@ -65,7 +65,6 @@ struct sender {
 	bool ack_reading;
 	uint64_t ack_asked_ms, last_news_ms, last_sent_ms;
 	struct wire_ack last_ack;
-	bool answered; /* last_ack is of this session */
 	bool stalled;
 
 	struct journal_reader *cursor;
