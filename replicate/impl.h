@@ -60,7 +60,7 @@ struct peer {
 	uint64_t stuck_seq;
 	char problem[512];    /* what it says of that operation */
 	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
-	uint64_t unsent_bytes, sent_ops, sent_bytes;
+	uint64_t sent_ops, sent_bytes;
 	struct pending *pending;
 	bool covered; /* what the journal no longer has, the peer has had */
 };
@@ -128,6 +128,10 @@ void replica_saw_time(struct replica *r, uint64_t time);
 void replica_parent_times(struct replica *r, const struct op *op, uint64_t ret[2]);
 /* Gives them these. */
 void replica_touch_parents(struct replica *r, const struct op *op, const uint64_t times[2]);
+
+/* Bytes of the whole file that the OP_CONTENT @op names, as its path is now; 0 when that is not a
+ * file, or only ranges changed. */
+uint64_t replica_content_size(struct replica *r, const struct op *op);
 
 bool replica_is_aborted(struct replica *r, uint64_t seq);
 

@@ -102,7 +102,7 @@ int outgoing_start(struct sender *s, const struct position *applied)
 	s->catching_up = true;
 	s->catch_up_known = false;
 	(void)pthread_mutex_lock(&s->replica->lock);
-	pending_rewind(s->peer->pending);
+	pending_rewind(s->peer->pending, applied);
 	(void)pthread_mutex_unlock(&s->replica->lock);
 	return 0;
 }

@@ -218,6 +218,20 @@ static int doubt_add(struct recovery *v, struct doubt *d)
 	return 0;
 }
 
+static int add_pending(struct replica *r, const struct op *op)
+{
+	uint64_t size = 0;
+	int e = 0;
+
+	for (size_t i = 0; i < r->n_peers && op->type == OP_CONTENT && e == 0; i++) {
+		if (position_has(&r->peers[i].applied, op->seq))
+			continue;
+		size = size ?: replica_content_size(r, op);
+		e = pending_add(r->peers[i].pending, op, size);
+	}
+	return e;
+}
+
 static int take_local(struct recovery *v, const struct journal_record *rec)
 {
 	struct replica *r = v->r;
@@ -238,11 +252,9 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 	replica_saw_time(r, op.time);
 	if (op_is_sent(op.type))
 		atomic_store(&r->last_local, rec->seq);
-	for (size_t i = 0; i < r->n_peers && op.type == OP_CONTENT; i++) {
-		e = pending_add(r->peers[i].pending, &op);
-		if (e < 0)
-			return e;
-	}
+	e = add_pending(r, &op);
+	if (e < 0)
+		return e;
 	for (size_t i = 0; i < r->n_peers; i++)
 		if (r->peers[i].oldest_time == 0 && rec->seq > r->peers[i].applied.high)
 			r->peers[i].oldest_time = head.logged;

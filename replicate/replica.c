@@ -287,13 +287,25 @@ void replica_saw_time(struct replica *r, uint64_t time)
 		;
 }
 
+uint64_t replica_content_size(struct replica *r, const struct op *op)
+{
+	struct stat st;
+
+	if (!(op->flags & OP_WHOLE) || confine_stat(r->root, op->path, &st) < 0 ||
+		!S_ISREG(st.st_mode))
+		return 0;
+	return (uint64_t)st.st_size;
+}
+
 static void note_pending(struct replica *r, const struct op *op)
 {
+	uint64_t size = op->type == OP_CONTENT && r->n_peers ? replica_content_size(r, op) : 0;
+
 	(void)pthread_mutex_lock(&r->lock);
 	for (size_t i = 0; i < r->n_peers; i++) {
 		struct peer *p = &r->peers[i];
 
-		if (op->type == OP_CONTENT && pending_add(p->pending, op) < 0)
+		if (op->type == OP_CONTENT && pending_add(p->pending, op, size) < 0)
 			log_debug("no memory to merge contents; they travel one by one");
 		if (p->oldest_time == 0 && op_is_sent(op->type))
 			p->oldest_time = clock_real_ns();

@@ -433,6 +433,7 @@ static void publish_position(struct sender *s)
 	moved = now.high != p->applied.high || now.n_missing != p->applied.n_missing ||
 		p->durable != s->last_ack.durable || p->stuck_seq != s->last_ack.stuck_seq;
 	p->applied = now;
+	pending_acked(p->pending, &now);
 	p->durable = s->last_ack.durable;
 	p->stuck_seq = s->last_ack.stuck_seq;
 	memcpy(p->problem, s->last_ack.problem, sizeof(p->problem));

@@ -79,7 +79,7 @@ static void fill_lag_locked(struct replica *r, const struct peer *p, struct peer
 	if (has >= head)
 		return;
 	s->lag_ops = head - has;
-	s->lag_bytes = p->unsent_bytes;
+	s->lag_bytes = pending_bytes(p->pending);
 	if (p->oldest_time && now > p->oldest_time)
 		s->lag_seconds = (double)(now - p->oldest_time) / 1e9;
 }

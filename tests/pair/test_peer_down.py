@@ -179,6 +179,29 @@ def test_async_waits_for_nobody(pair):
     returns(p, away)
 
 
+@pytest.mark.parametrize("how", ["daemon stopped", "killed"])
+def test_lag_in_bytes(pair, how):
+    p = pair("mode=async", proxy=True)
+    (p.a.path / "before").write_bytes(os.urandom(300_000))
+    p.in_sync()
+    assert p.a.peer()["lag_bytes"] == 0
+    away = Away(p, p.a, how)
+    (p.a.path / "large").write_bytes(os.urandom(1_000_000))
+    for i in range(10):
+        (p.a.path / f"small{i}").write_bytes(os.urandom(10_000))
+    with open(p.a.path / "before", "r+b") as f:
+        f.write(os.urandom(1000))
+    # However far it has come: what is not acknowledged is not there.
+    wait_for("a tells", lambda: p.a.peer()["state"] != "in-sync")
+    assert p.a.peer()["lag_bytes"] == 1_101_000
+    if how == "killed":
+        assert p.a.stop() == 0
+        p.a.start()     # it does not know yet how much of it the peer has
+        assert p.a.peer()["lag_bytes"] >= 1_101_000
+    returns(p, away)
+    assert p.a.peer()["lag_bytes"] == 0
+
+
 def test_wait_tells_that_it_is_too_late(pair):
     p = pair("mode=async", proxy=True)
     assert p.a.cli("wait", "--timeout", "5", p.a.path).returncode == 0

@@ -81,7 +81,7 @@ static void add(struct pending *p, uint64_t seq, uint64_t ino, bool whole, uint6
 {
 	_cleanup_op_ struct op op = content(seq, ino, whole, start);
 
-	assert_int_equal(pending_add(p, &op), 0);
+	assert_int_equal(pending_add(p, &op, whole ? 1000 : 0), 0);
 }
 
 static void test_later_ones_are_covered(void **state)
@@ -134,10 +134,89 @@ static void test_rewind(void **state)
 	add(p, 1, 10, false, 0);
 	add(p, 2, 10, false, 50);
 	assert_true(pending_take(p, &first));
-	pending_rewind(p); /* the connection was lost: each goes by itself again */
+	pending_rewind(
+		p, &(struct position){0}); /* the connection was lost: each goes by itself again */
 	assert_true(pending_take(p, &again));
 	assert_int_equal(again.n_ranges, 1);
 	assert_true(pending_take(p, &second));
+	pending_free(p);
+}
+
+static void take(struct pending *p, uint64_t seq, uint64_t ino, bool whole, uint64_t start)
+{
+	_cleanup_op_ struct op op = content(seq, ino, whole, start);
+
+	(void)pending_take(p, &op);
+}
+
+static void test_bytes(void **state)
+{
+	struct pending *p;
+
+	(void)state;
+	assert_int_equal(pending_new(&p), 0);
+	assert_int_equal(pending_bytes(p), 0);
+	add(p, 1, 10, false, 0);
+	add(p, 2, 10, false, 5); /* five of its ten are known */
+	assert_int_equal(pending_bytes(p), 15);
+	add(p, 3, 11, true, 0);
+	add(p, 4, 11, false, 500); /* within the whole file */
+	assert_int_equal(pending_bytes(p), 1015);
+	take(p, 1, 10, false, 0);
+	assert_int_equal(pending_bytes(p), 1015); /* on its way */
+	add(p, 5, 10, false, 5);                  /* news */
+	assert_int_equal(pending_bytes(p), 1025);
+	pending_acked(p, &(struct position){.high = 2});
+	assert_int_equal(pending_bytes(p), 1010);
+	take(p, 3, 11, true, 0);
+	pending_acked(p, &(struct position){.high = 4});
+	assert_int_equal(pending_bytes(p), 10);
+	take(p, 5, 10, false, 5);
+	pending_acked(p, &(struct position){.high = 5});
+	assert_int_equal(pending_bytes(p), 0);
+	pending_free(p);
+}
+
+static void test_bytes_of_what_is_missing(void **state)
+{
+	struct position late = {.high = 3, .missing = {1, 3}, .n_missing = 2};
+	struct pending *p;
+
+	(void)state;
+	assert_int_equal(pending_new(&p), 0);
+	add(p, 1, 10, true, 0);
+	add(p, 2, 11, true, 0);
+	add(p, 3, 12, true, 0);
+	take(p, 1, 10, true, 0);
+	take(p, 2, 11, true, 0);
+	pending_acked(p, &late);
+	assert_int_equal(pending_bytes(p), 2000);
+	pending_rewind(p, &late); /* 3 was sent by a session before */
+	assert_int_equal(pending_bytes(p), 2000);
+	position_fill(&late, 3);
+	pending_acked(p, &late);
+	assert_int_equal(pending_bytes(p), 1000);
+	position_fill(&late, 1);
+	pending_acked(p, &late);
+	assert_int_equal(pending_bytes(p), 0);
+	pending_free(p);
+}
+
+static void test_rewind_keeps_count(void **state)
+{
+	struct pending *p;
+
+	(void)state;
+	assert_int_equal(pending_new(&p), 0);
+	add(p, 1, 10, false, 0);
+	add(p, 2, 11, false, 0);
+	take(p, 1, 10, false, 0);
+	pending_rewind(p, &(struct position){0});
+	assert_int_equal(pending_bytes(p), 20);
+	take(p, 1, 10, false, 0); /* once more: not twice the bytes */
+	assert_int_equal(pending_bytes(p), 20);
+	pending_rewind(p, &(struct position){.high = 2});
+	assert_int_equal(pending_bytes(p), 0);
 	pending_free(p);
 }
 
@@ -149,6 +228,9 @@ int main(void)
 		cmocka_unit_test(test_later_ones_are_covered),
 		cmocka_unit_test(test_whole_swallows_ranges),
 		cmocka_unit_test(test_rewind),
+		cmocka_unit_test(test_bytes),
+		cmocka_unit_test(test_bytes_of_what_is_missing),
+		cmocka_unit_test(test_rewind_keeps_count),
 	};
 
 	return cmocka_run_group_tests_name("pending", tests, NULL, NULL);
