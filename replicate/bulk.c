@@ -113,6 +113,11 @@ static bool is_stale(struct bulk *b, uint64_t generation)
 	return stale;
 }
 
+bool bulk_unwanted(const struct bulk_job *job)
+{
+	return is_stale(job->bulk, job->generation);
+}
+
 static int connect_worker(struct worker *w)
 {
 	struct peer *p = w->bulk->peer;
@@ -200,6 +205,11 @@ static int upload(struct worker *w, struct bulk_job *job, const char *stage, uin
 	if (r < 0)
 		return r;
 	ops = w->remote->ops;
+	if (job->put) {
+		r = job->put(job, w->remote, path);
+		job->remote_failed = !ops->connected(w->remote);
+		return r;
+	}
 	r = ops->open(w->remote, path, REMOTE_WRITE | REMOTE_CREATE | REMOTE_TRUNC, 0600, &file);
 	if (r < 0)
 		return r;
@@ -223,6 +233,8 @@ static void run_job(struct worker *w, struct bulk_job *job)
 	generation = b->generation;
 	stage = strdup(b->stage);
 	(void)pthread_mutex_unlock(&b->lock);
+	job->bulk = b;
+	job->generation = generation;
 	job->result = stage ? upload(w, job, stage, generation) : -ENOMEM;
 	if (job->result < 0 && job->remote_failed && w->connected) {
 		w->remote->ops->disconnect(w->remote);

@@ -17,6 +17,12 @@ struct bulk_job {
 	uint64_t started_ms;
 	int result;         /* 0 or -errno */
 	bool remote_failed; /* the connection is to blame, not the file */
+	/* NULL: the data goes into the file as a stream. Else this puts it there, and owns all of
+	 * the work at @path; it asks now and then whether that is still wanted. */
+	int (*put)(struct bulk_job *job, struct remote *remote, const char *path);
+	void *ctx; /* for put */
+	struct bulk *bulk;
+	uint64_t generation;
 };
 void bulk_job_free(struct bulk_job *job);
 
@@ -35,6 +41,9 @@ void bulk_cancel(struct bulk *b);
 
 /* Runs one waiting job in the caller, for a replica without threads. False when none waits. */
 bool bulk_step(struct bulk *b);
+
+/* Whether the session that wanted @job has ended. From any thread. */
+bool bulk_unwanted(const struct bulk_job *job);
 
 /* Bytes of jobs that are not finished. */
 uint64_t bulk_bytes(struct bulk *b);

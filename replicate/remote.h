@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 struct remote;
 struct remote_file;
@@ -31,6 +32,30 @@ enum remote_open {
 	REMOTE_TRUNC = 1 << 4,
 	REMOTE_SIDE = 1 << 5, /* on the side channel: its requests do not queue behind the main
 			       * one's. There is no order between the two. */
+};
+
+/* What the server can, found out on connecting. */
+enum remote_feature {
+	REMOTE_REPLACES = 1 << 0, /* rename replaces what stands there, at once */
+	REMOTE_HARDLINK = 1 << 1,
+	REMOTE_LSETATTR = 1 << 2, /* attributes of a symbolic link itself */
+	REMOTE_FSYNC = 1 << 3,
+	REMOTE_STATVFS = 1 << 4,
+	REMOTE_DIGEST = 1 << 5, /* tells the digest of a file */
+};
+
+enum remote_attr_mask {
+	REMOTE_SIZE = 1 << 0,
+	REMOTE_OWNER = 1 << 1,
+	REMOTE_MODE = 1 << 2,
+	REMOTE_TIMES = 1 << 3,
+};
+
+struct remote_attr {
+	unsigned mask; /* enum remote_attr_mask */
+	uint64_t size;
+	uint32_t uid, gid, mode;
+	uint32_t atime, mtime; /* seconds */
 };
 
 struct remote_ops {
@@ -70,6 +95,28 @@ struct remote_ops {
 	/* Moves bytes until something was answered, @timeout_ms is over (0: only what can be done
 	 * at once; -1: none) or @wake_fd (-1: none) is readable. 0 or a connection error. */
 	int (*turn)(struct remote *r, int timeout_ms, int wake_fd);
+
+	/* ---- for a plain peer, whose tree is written directly ---- */
+
+	bool (*connected)(const struct remote *r);
+	unsigned (*features)(const struct remote *r);
+	/* -EEXIST for a target that exists, unless REMOTE_REPLACES. */
+	int (*rename)(struct remote *r, const char *from, const char *to);
+	int (*rmdir)(struct remote *r, const char *path);
+	int (*symlink)(struct remote *r, const char *target, const char *path);
+	int (*readlink)(struct remote *r, const char *path, char **ret);
+	int (*link)(struct remote *r, const char *from, const char *to);
+	/* Follows a symbolic link unless REMOTE_LSETATTR. A size is set on files only. */
+	int (*setattr)(struct remote *r, const char *path, const struct remote_attr *a);
+	/* As list, with what stat says of each. */
+	int (*scan)(struct remote *r, const char *path,
+		void (*fn)(void *ctx, const char *name, const struct stat *st), void *ctx);
+	int (*statvfs)(struct remote *r, const char *path, struct statvfs *ret);
+	/* Drains, and the file is on the server's disk. */
+	int (*fsync)(struct remote_file *f);
+	/* The digest @name of the file's bytes as the server computes it; -EOPNOTSUPP where it
+	 * knows no such. @dst has room for 64 bytes. */
+	int (*digest)(struct remote_file *f, const char *name, uint8_t *dst, uint8_t *ret_len);
 };
 
 struct remote {

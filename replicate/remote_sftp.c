@@ -312,18 +312,9 @@ static int remote_stat(struct remote *remote, const char *path, struct stat *ret
 
 	if (n == 0)
 		n = remote_result(r, c, sftp_lstat(c->sftp, path, &attr));
-	if (n < 0)
-		return n;
-	*ret = (struct stat){
-		.st_mode = attr.mode,
-		.st_uid = attr.uid,
-		.st_gid = attr.gid,
-		.st_size = (off_t)attr.size,
-		.st_nlink = 1,
-		.st_atim.tv_sec = attr.atime,
-		.st_mtim.tv_sec = attr.mtime,
-	};
-	return 0;
+	if (n == 0)
+		remote_stat_of(&attr, ret);
+	return n;
 }
 
 struct lister {
@@ -466,6 +457,18 @@ int remote_sftp_new(const struct remote_config *config, struct remote **ret)
 		.read_result = remote_sftp_read_result,
 		.close = remote_sftp_close,
 		.turn = remote_turn,
+		.connected = remote_sftp_connected,
+		.features = remote_sftp_features,
+		.rename = remote_sftp_rename,
+		.rmdir = remote_sftp_rmdir,
+		.symlink = remote_sftp_symlink,
+		.readlink = remote_sftp_readlink,
+		.link = remote_sftp_link,
+		.setattr = remote_sftp_setattr,
+		.scan = remote_sftp_scan,
+		.statvfs = remote_sftp_statvfs,
+		.fsync = remote_sftp_fsync,
+		.digest = remote_sftp_digest,
 	};
 	struct remote_sftp *r = calloc(1, sizeof(*r));
 

@@ -2,7 +2,8 @@
 #ifndef TANDEMFS_REMOTE_SFTP_H
 #define TANDEMFS_REMOTE_SFTP_H
 
-/* Shared by remote_sftp.c (the connection, calls by path) and remote_sftp_file.c (open files). */
+/* Shared by remote_sftp.c (the connection, calls by path) and remote_sftp_file.c (open files) and
+ * remote_sftp_tree.c (what only a plain peer needs). */
 
 #include "remote.h"
 #include "sftp.h"
@@ -42,6 +43,21 @@ int remote_result(struct remote_sftp *r, struct channel *channel, int error);
 /* The channel of a file, opened when it is not; -ENOTCONN. */
 int remote_channel(struct remote_sftp *r, bool side, struct channel **ret);
 
+/* What is known of a file by the attributes that SFTP has. */
+void remote_stat_of(const struct sftp_attr *attr, struct stat *ret);
+
+bool remote_sftp_connected(const struct remote *remote);
+unsigned remote_sftp_features(const struct remote *remote);
+int remote_sftp_rename(struct remote *remote, const char *from, const char *to);
+int remote_sftp_rmdir(struct remote *remote, const char *path);
+int remote_sftp_symlink(struct remote *remote, const char *target, const char *path);
+int remote_sftp_readlink(struct remote *remote, const char *path, char **ret);
+int remote_sftp_link(struct remote *remote, const char *from, const char *to);
+int remote_sftp_setattr(struct remote *remote, const char *path, const struct remote_attr *a);
+int remote_sftp_scan(struct remote *remote, const char *path,
+	void (*fn)(void *ctx, const char *name, const struct stat *st), void *ctx);
+int remote_sftp_statvfs(struct remote *remote, const char *path, struct statvfs *ret);
+
 int remote_sftp_open(struct remote *remote, const char *path, unsigned flags, mode_t mode,
 	struct remote_file **ret);
 int remote_sftp_write(struct remote_file *f, uint64_t offset, const void *data, size_t len);
@@ -49,5 +65,7 @@ int remote_sftp_drain(struct remote_file *f);
 int remote_sftp_read_start(struct remote_file *f, uint64_t offset, size_t len);
 int remote_sftp_read_result(struct remote_file *f, void *dst, size_t *len);
 int remote_sftp_close(struct remote_file *f);
+int remote_sftp_fsync(struct remote_file *f);
+int remote_sftp_digest(struct remote_file *f, const char *name, uint8_t *dst, uint8_t *ret_len);
 
 #endif

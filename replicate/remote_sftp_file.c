@@ -225,6 +225,26 @@ int remote_sftp_read_result(struct remote_file *f, void *dst, size_t *len)
 	return 0;
 }
 
+/* ---- the server's disk, and what it says of the bytes ---- */
+
+int remote_sftp_fsync(struct remote_file *f)
+{
+	int n = remote_sftp_drain(f);
+
+	return n < 0 ? n
+		     : remote_result(
+			       f->remote, f->channel, sftp_fsync(f->channel->sftp, &f->handle));
+}
+
+int remote_sftp_digest(struct remote_file *f, const char *name, uint8_t *dst, uint8_t *ret_len)
+{
+	int n = remote_sftp_drain(f);
+
+	return n < 0 ? n
+		     : remote_result(f->remote, f->channel,
+			       sftp_check_file(f->channel->sftp, &f->handle, name, dst, ret_len));
+}
+
 /* ---- closing ---- */
 
 int remote_sftp_close(struct remote_file *f)

@@ -331,6 +331,8 @@ static void note_extension(struct sftp *s, const uint8_t *name, size_t len)
 		{"limits@openssh.com", SFTP_LIMITS},
 		{"lsetstat@openssh.com", SFTP_LSETSTAT},
 		{"statvfs@openssh.com", SFTP_STATVFS},
+		{"check-file", SFTP_CHECK_FILE},
+		{"check-file-handle", SFTP_CHECK_FILE},
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

@@ -71,6 +71,7 @@ enum sftp_extension {
 	SFTP_LIMITS = 1 << 3,
 	SFTP_LSETSTAT = 1 << 4,
 	SFTP_STATVFS = 1 << 5,
+	SFTP_CHECK_FILE = 1 << 6, /* draft-ietf-secsh-filexfer-extensions-00 */
 };
 
 unsigned sftp_extensions(const struct sftp *s);
@@ -152,6 +153,10 @@ int sftp_symlink(struct sftp *s, const char *target, const char *path);
 int sftp_readlink(struct sftp *s, const char *path, char **ret); /* the caller frees it */
 int sftp_hardlink(struct sftp *s, const char *from, const char *to);
 int sftp_fsync(struct sftp *s, const struct sftp_handle *h);
+/* The digest of all bytes of a file, which must not be empty. @name is the extension's: "md5",
+ * "sha256". At most 64 bytes are written to @dst. */
+int sftp_check_file(struct sftp *s, const struct sftp_handle *h, const char *name, uint8_t *dst,
+	uint8_t *ret_len);
 int sftp_statvfs(struct sftp *s, const char *path, struct statvfs *ret);
 /* Calls @fn for each name but "." and ".."; @attr is of the entry itself. */
 int sftp_list(struct sftp *s, const char *path,

@@ -220,6 +220,45 @@ int sftp_fsync(struct sftp *s, const struct sftp_handle *h)
 	return await_status(s);
 }
 
+int sftp_check_file(struct sftp *s, const struct sftp_handle *h, const char *name, uint8_t *dst,
+	uint8_t *ret_len)
+{
+	_cleanup_buf_ struct buf body = {0};
+	struct reader reader;
+	const uint8_t *used;
+	struct buf *b;
+	size_t len, left;
+	int r;
+
+	if (!(sftp_extensions(s) & SFTP_CHECK_FILE))
+		return -EOPNOTSUPP;
+	b = sftp_begin(s, SFTP_EXTENDED);
+	put_be_string(b, "check-file-handle");
+	put_handle(b, h);
+	put_be_string(b, name);
+	put_be64(b, 0); /* from the start */
+	put_be64(b, 0); /* to the end */
+	put_be32(b, 0); /* as one block */
+	r = sftp_await(s, SFTP_EXTENDED_REPLY, &body);
+	if (r < 0)
+		return r == -ENODATA ? -EIO : r;
+	reader = reader_of(body.data, body.len);
+	used = get_be_blob(&reader, &len);
+	if (used && len == strlen("check-file") && memcmp(used, "check-file", len) == 0)
+		used = get_be_blob(&reader, &len); /* some servers repeat the extension's name */
+	left = reader_left(&reader);
+	if (!used || left == 0 || left > 64)
+		reader_fail(&reader);
+	r = check(s, &reader);
+	if (r < 0)
+		return r;
+	if (len != strlen(name) || memcmp(used, name, len) != 0)
+		return -EOPNOTSUPP;
+	memcpy(dst, reader_bytes(&reader, left), left);
+	*ret_len = (uint8_t)left;
+	return 0;
+}
+
 /* ---- attributes ---- */
 
 static int await_attr(struct sftp *s, struct sftp_attr *ret)
