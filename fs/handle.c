@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "handle.h"
 #include "fs.h"
+#include "lost_name.h"
 #include "readdir.h"
 #include "replicate/base/cleanup.h"
 
@@ -188,6 +189,7 @@ static int dirty_mark(struct mount *m, struct inode *i, bool whole)
 	char path[TANDEMFS_PATH_MAX + 1];
 	int r;
 
+	lost_name_find(m, i);
 	tree_lock(m->tree, TREE_CHANGE);
 	r = inode_path(m->inodes, i, NULL, path);
 	if (r == 0)
@@ -394,6 +396,7 @@ int content_emit(struct mount *m, struct inode *i, uint64_t *ret_seq)
 
 	if (!content_pending(i, ret_seq))
 		return 0;
+	lost_name_find(m, i);
 	tree_lock(m->tree, TREE_CHANGE);
 	r = inode_path(m->inodes, i, NULL, path);
 	if (r == 0) {
@@ -402,7 +405,8 @@ int content_emit(struct mount *m, struct inode *i, uint64_t *ret_seq)
 		tree_unguard(&guard);
 	}
 	tree_unlock(m->tree);
-	return r;
+	/* its last name went meanwhile, and what was dirty with it */
+	return r == -ENOENT && !content_pending(i, ret_seq) ? 0 : r;
 }
 
 /* The dirty inodes for which @want says so, pinned; the caller frees. 0 or -ENOMEM. */

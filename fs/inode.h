@@ -61,6 +61,7 @@ struct inode {
 	struct handle *handles; /* open ones */
 	struct dirty *dirty;    /* NULL: clean */
 	uint64_t content_seq;   /* of the newest OP_CONTENT */
+	nlink_t links_searched; /* links that it had when no name was found; 0: found */
 
 	unsigned waiters; /* local calls on it that wait for the peers; under the notifier's lock */
 

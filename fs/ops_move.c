@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "lost_name.h"
 #include "ops.h"
 #include "record.h"
 #include "replicate/base/cleanup.h"
@@ -285,8 +286,10 @@ static int link_named(struct mount *m, struct inode *i, const struct place *to, 
 {
 	struct place from = {i, NULL};
 	struct change c;
-	int r = change_begin(&c, m, OP_LINK, TREE_CHANGE, &from, to);
+	int r;
 
+	lost_name_find(m, i);
+	r = change_begin(&c, m, OP_LINK, TREE_CHANGE, &from, to);
 	if (r < 0)
 		return r;
 	inode_fid(i, &c.op.fid);

@@ -3,6 +3,7 @@
 #include "ops.h"
 #include "record.h"
 #include "caller.h"
+#include "lost_name.h"
 #include "replicate/base/cleanup.h"
 
 #include <fcntl.h>
@@ -161,6 +162,7 @@ static int note_fsync(struct mount *m, struct inode *i, uint64_t *ret_seq)
 	struct op op = {.type = OP_FSYNC, .path = path};
 	int r;
 
+	lost_name_find(m, i);
 	tree_lock(m->tree, TREE_CHANGE);
 	r = inode_path(m->inodes, i, NULL, path);
 	if (r == 0) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "creds.h"
+#include "lost_name.h"
 #include "ops.h"
 #include "record.h"
 #include "replicate/base/cleanup.h"
@@ -112,6 +113,7 @@ static int inode_change(struct mount *m, struct inode *i, struct op *op, bool lo
 	(void)pthread_mutex_unlock(&i->lock);
 	if (local)
 		return call(fd, op);
+	lost_name_find(m, i);
 	r = change_begin(&c, m, op->type, TREE_CHANGE, &place, NULL);
 	if (r < 0)
 		return r;

@@ -256,3 +256,32 @@ def test_the_link_breaks_in_the_middle_of_a_large_file(pair, reader):
     p.in_sync()
     assert finish() == ["reads True"]
     assert_same(p.a.backing, p.b.backing)
+
+
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_open_link_whose_known_name_went(pair, mode):
+    """Nobody has looked up the name that remains; what is written through the descriptor is its."""
+    p = pair(f"mode={mode}")
+    (p.a.path / "d" / "e").mkdir(parents=True)
+    for name in ("early", "late"):
+        (p.a.path / name).write_text("one")
+        os.link(p.a.path / name, p.a.path / "d" / "e" / f"other-{name}")
+    p.in_sync()
+    assert p.a.stop() == 0
+    p.a.start()
+    p.connected()
+    early = os.open(p.a.path / "early", os.O_RDWR)
+    os.write(early, b"dirty")
+    os.unlink(p.a.path / "early")
+    os.write(early, b" again")
+    os.close(early)
+    late = os.open(p.a.path / "late", os.O_RDWR)
+    os.unlink(p.b.path / "late")
+    p.in_sync()
+    os.pwrite(late, b"two", 1)
+    os.fchmod(late, 0o600)
+    os.close(late)
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    assert (p.b.path / "d" / "e" / "other-early").read_text() == "dirty again"
+    assert (p.b.path / "d" / "e" / "other-late").read_text() == "otwo"

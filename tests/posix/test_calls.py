@@ -137,6 +137,42 @@ def test_write_to_link_whose_first_name_went(here, below):
     assert (below / "hidden").read_text() == "twothree"
 
 
+def link_open(fd, path):
+    """linkat(2) of the descriptor: Python follows the link only where a directory is given."""
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+
+
+def test_open_link_whose_known_name_went(here, below):
+    """What is done through the descriptor belongs to the name that nobody has looked up."""
+    (here / "a").write_text("one")
+    (below / "deep" / "er").mkdir(parents=True)
+    os.link(below / "a", below / "deep" / "er" / "hidden")
+    fd = os.open(here / "a", os.O_RDWR)
+    os.unlink(here / "a")
+    os.fchmod(fd, 0o600)
+    os.setxattr(fd, "user.k", b"v")
+    os.write(fd, b"two")
+    os.fsync(fd)
+    os.ftruncate(fd, 2)
+    link_open(fd, here / "again")
+    os.close(fd)
+    same_stat(here / "again", below / "deep" / "er" / "hidden")
+    assert (here / "deep" / "er" / "hidden").read_text() == "tw"
+
+
+def test_open_link_outside(mount, here, below):
+    """A hard link that is not below the root is none of ours."""
+    (here / "a").write_text("one")
+    os.link(below / "a", mount.dir / "outside")
+    fd = os.open(here / "a", os.O_RDWR)
+    os.unlink(here / "a")
+    for i in range(100):
+        os.write(fd, b"two")
+    os.close(fd)
+    assert (mount.dir / "outside").read_text() == "two" * 100
+    assert mount.text().count("none of its 1 names was found") == 1
+
+
 def test_open_unlinked(here):
     fd = os.open(here / "f", os.O_RDWR | os.O_CREAT)
     os.write(fd, b"abc")
