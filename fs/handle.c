@@ -168,6 +168,23 @@ static int dirty_mark_whole(struct mount *m, struct inode *i, char *path)
 	return 0;
 }
 
+/* The inode's lock is held. */
+static void writer_add(struct inode *i)
+{
+	if (i->dirty)
+		i->dirty->writers++;
+	else if (i->orphan)
+		i->loose++;
+}
+
+static void writer_drop(struct inode *i)
+{
+	if (i->loose)
+		i->loose--;
+	else if (i->dirty && i->dirty->writers)
+		i->dirty->writers--;
+}
+
 static int dirty_mark_locked(struct mount *m, struct inode *i, char *path, bool whole)
 {
 	int r = 0;
@@ -177,8 +194,8 @@ static int dirty_mark_locked(struct mount *m, struct inode *i, char *path, bool 
 		r = dirty_mark_new(m, i, path, whole);
 	else if (i->dirty && whole && !i->dirty->whole)
 		r = dirty_mark_whole(m, i, path);
-	if (r == 0 && i->dirty)
-		i->dirty->writers++;
+	if (r == 0)
+		writer_add(i);
 	(void)pthread_mutex_unlock(&i->lock);
 	return r;
 }
@@ -206,8 +223,8 @@ int dirty_begin(struct mount *m, struct inode *i, bool whole)
 
 	(void)pthread_mutex_lock(&i->lock);
 	done = i->orphan || (i->dirty && (i->dirty->whole || !whole));
-	if (done && i->dirty)
-		i->dirty->writers++;
+	if (done)
+		writer_add(i);
 	(void)pthread_mutex_unlock(&i->lock);
 	return done ? 0 : dirty_mark(m, i, whole);
 }
@@ -218,10 +235,9 @@ void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, b
 
 	(void)m;
 	(void)pthread_mutex_lock(&i->lock);
+	writer_drop(i);
 	d = i->dirty;
 	if (d) { /* else its last link went meanwhile */
-		if (d->writers)
-			d->writers--;
 		d->last = monotonic_ns();
 		d->whole |= whole;
 		d->written = !whole && (d->written || len > 0);
@@ -325,7 +341,7 @@ static int dirty_renew(
 	struct dirty *d = i->dirty;
 	uint64_t old = d->seq;
 
-	if (d->writers == 0) {
+	if (d->writers == 0 && i->loose == 0) {
 		dirty_unlink(m, i);
 		*ret_clean = true;
 	} else {

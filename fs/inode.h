@@ -57,7 +57,8 @@ struct inode {
 
 	/* Guarded by lock. */
 	pthread_mutex_t lock;
-	bool orphan;            /* no link is left: nothing about it is replicated */
+	bool orphan;            /* has no link (any more): nothing about it is replicated */
+	unsigned loose;         /* changes of the content that began while it was that */
 	struct handle *handles; /* open ones */
 	struct dirty *dirty;    /* NULL: clean */
 	uint64_t content_seq;   /* of the newest OP_CONTENT */

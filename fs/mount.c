@@ -69,6 +69,9 @@ const struct fuse_lowlevel_ops mount_ops = {
 	.link = op_link,
 	.open = op_open,
 	.create = op_create,
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+	.tmpfile = op_tmpfile, /* before it O_TMPFILE is EOPNOTSUPP */
+#endif
 	.read = op_read,
 	.write_buf = op_write_buf,
 	.flush = op_flush,

@@ -315,6 +315,7 @@ static int link_first(struct mount *m, struct inode *i, const struct place *to, 
 		i->orphan = false;
 		(void)pthread_mutex_unlock(&i->lock);
 		r = dirty_created(m, i, c.op.seq, c.op.time);
+		change_touch(&c);
 	}
 	if (r == 0)
 		r = content_emit_locked(m, i, &c.seq);

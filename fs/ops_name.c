@@ -218,15 +218,16 @@ void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const cha
 
 /* ---- regular files ---- */
 
+/* A file without a name, which may get one later, when there is none. */
 static int file_make(const struct birth *b, int flags, int *ret_fd)
 {
+	int how = b->name ? O_CREAT | O_EXCL | O_NOFOLLOW : O_TMPFILE;
 	int fd, r = creds_enter(b->caller);
 
 	if (r < 0)
 		return r;
-	fd = openat(b->dir, b->name,
-		(flags & (O_ACCMODE | O_NOATIME)) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-		b->mode);
+	fd = openat(b->dir, b->name ? b->name : ".",
+		(flags & (O_ACCMODE | O_NOATIME)) | how | O_CLOEXEC, b->mode);
 	r = fd < 0 ? -errno : 0;
 	creds_leave(b->caller);
 	if (r == 0)
@@ -272,6 +273,8 @@ static int birth_file(struct birth *b, int flags, bool now, fuse_req_t req, int 
 	r = birth_file_steps(b, &c, flags, &fd, e);
 	dir = b->dir;
 	if (r == 0 && now)
+		change_touch(&c);
+	if (r == 0 && now)
 		r = content_emit_locked(b->m, inode_find(b->m->inodes, e->ino), &c.seq);
 	/* As above: a file that is there is recorded. */
 	(void)change_end(&c, fd >= 0 ? 0 : r, TOUCH_FIRST);
@@ -299,18 +302,12 @@ void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, 
 	reply_birth(req, &e, r);
 }
 
-static int create(
-	struct birth *b, fuse_req_t req, struct fuse_file_info *fi, struct fuse_entry_param *e)
+static int handle_of_birth(
+	const struct birth *b, int fd, struct fuse_file_info *fi, struct fuse_entry_param *e)
 {
 	struct handle *h;
-	int fd, r = birth_file(b, fi->flags, false, req, &fd, e);
+	int r = handle_new(b->m, inode_find(b->m->inodes, e->ino), fd, fi->flags, &h);
 
-	/* A peer was quicker. The kernel looks the name up again and checks permissions. */
-	if (r == -EEXIST && !(fi->flags & O_EXCL))
-		return -ESTALE;
-	if (r < 0)
-		return r;
-	r = handle_new(b->m, inode_find(b->m->inodes, e->ino), fd, fi->flags, &h);
 	if (r < 0) {
 		entry_drop(b->m, e);
 		return r;
@@ -320,24 +317,73 @@ static int create(
 	return 0;
 }
 
-void op_create(
-	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+static int create(
+	struct birth *b, fuse_req_t req, struct fuse_file_info *fi, struct fuse_entry_param *e)
+{
+	int fd, r = birth_file(b, fi->flags, false, req, &fd, e);
+
+	/* A peer was quicker. The kernel looks the name up again and checks permissions. */
+	if (r == -EEXIST && !(fi->flags & O_EXCL))
+		return -ESTALE;
+	return r < 0 ? r : handle_of_birth(b, fd, fi, e);
+}
+
+/* The answer to what made and opened a file, @r. */
+static void reply_create(
+	fuse_req_t req, const struct fuse_entry_param *e, struct fuse_file_info *fi, int r)
 {
 	struct mount *m = mount_of(req);
-	struct fuse_entry_param e = {0};
-	struct birth b = birth_of(req, parent, name, mode & 07777);
-	int r = create(&b, req, fi, &e);
 
 	if (r < 0) {
 		fuse_reply_err(req, -r);
 		return;
 	}
 	fi->keep_cache = 1;
-	if (fuse_reply_create(req, &e, fi) < 0) {
+	if (fuse_reply_create(req, e, fi) < 0) {
 		struct handle *h = handle_of(fi);
 
 		(void)content_emit(m, h->inode, NULL); /* what remains dirty the timer takes up */
 		handle_free(m, h);
-		entry_drop(m, &e);
+		entry_drop(m, e);
 	}
+}
+
+void op_create(
+	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fuse_entry_param e = {0};
+	struct birth b = birth_of(req, parent, name, mode & 07777);
+	int r = create(&b, req, fi, &e);
+
+	reply_create(req, &e, fi, r);
+}
+
+/* O_TMPFILE: of this server only until link(2) gives it a name. */
+static int create_nameless(struct birth *b, struct fuse_file_info *fi, struct fuse_entry_param *e)
+{
+	_cleanup_close_ int dir = -1, fd = -1;
+	struct inode *i;
+	int r = birth_open(b);
+
+	dir = b->dir;
+	if (r == 0)
+		r = file_make(b, fi->flags, &fd);
+	if (r == 0)
+		r = entry_fill(b->m, NULL, NULL, fd, 0, e);
+	if (r < 0)
+		return r;
+	i = inode_find(b->m->inodes, e->ino);
+	(void)pthread_mutex_lock(&i->lock);
+	i->orphan = true;
+	(void)pthread_mutex_unlock(&i->lock);
+	return handle_of_birth(b, steal_fd(&fd), fi, e);
+}
+
+void op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fuse_entry_param e = {0};
+	struct birth b = birth_of(req, parent, NULL, mode & 07777);
+	int r = create_nameless(&b, fi, &e);
+
+	reply_create(req, &e, fi, r);
 }

@@ -88,6 +88,11 @@ static void touch_parent(struct change *c, char *path)
 	replica_touch(c->m->replica, parent, c->op.time);
 }
 
+void change_touch(struct change *c)
+{
+	touch_parent(c, c->path);
+}
+
 int change_end(struct change *c, int result, enum touch touch)
 {
 	if (result == 0 && (touch == TOUCH_FIRST || touch == TOUCH_BOTH))

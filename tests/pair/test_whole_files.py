@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a reader at the peer sees of files while they are written: whole ones, and nothing stale."""
 
+import errno
 import hashlib
 import mmap
 import os
@@ -285,3 +286,42 @@ def test_open_link_whose_known_name_went(pair, mode):
     assert_same(p.a.backing, p.b.backing)
     assert (p.b.path / "d" / "e" / "other-early").read_text() == "dirty again"
     assert (p.b.path / "d" / "e" / "other-late").read_text() == "otwo"
+
+
+@pytest.mark.parametrize("mode", ["async", "sync", "sync-write"])
+def test_file_that_gets_its_name_later(pair, mode):
+    """O_TMPFILE and linkat(2): nothing at the peer until there is a name, then all of it."""
+    p = pair(f"mode={mode}")
+    try:
+        fd = os.open(p.a.path, os.O_TMPFILE | os.O_RDWR, 0o640)
+    except OSError as e:
+        assert e.errno == errno.EOPNOTSUPP
+        pytest.skip("this libfuse does not know O_TMPFILE")
+    data = os.urandom(200_000)
+    os.write(fd, data)
+    os.fchown(fd, 1234, 2345)
+    os.setxattr(fd, "user.k", b"v")
+    os.fsync(fd)
+    assert os.listdir(p.b.path) == []
+    os.link(f"/proc/self/fd/{fd}", p.a.path / "f", src_dir_fd=fd)
+    if mode == "async":
+        p.in_sync()
+    assert (p.b.path / "f").read_bytes() == data
+    os.write(fd, b"more")
+    os.close(fd)
+    p.in_sync()
+    assert (p.b.path / "f").read_bytes() == data + b"more"
+    assert_same(p.a.backing, p.b.backing)
+
+
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_empty_file_by_mknod(pair, mode):
+    """Nobody closes it, and its directory has one time on both."""
+    p = pair(f"mode={mode}")
+    (p.a.path / "d").mkdir()
+    for i in range(20):
+        os.mknod(p.a.path / "d" / f"f{i}", 0o100640)
+        if mode == "sync":
+            assert (p.b.path / "d" / f"f{i}").stat().st_mode == 0o100640
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)

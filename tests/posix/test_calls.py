@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import stat
+import subprocess
 import threading
 
 import pytest
@@ -421,19 +422,29 @@ def test_xattrs(here, below):
 
 
 def test_tmpfile(here, below):
-    try:
-        fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o640)
-    except OSError as e:
-        assert e.errno == errno.EOPNOTSUPP
+    if subprocess.run(["pkg-config", "--atleast-version=3.17", "fuse3"], check=False).returncode:
+        fails(errno.EOPNOTSUPP, os.open, here, os.O_TMPFILE | os.O_RDWR, 0o640)
         pytest.skip("this libfuse does not know O_TMPFILE")
+    fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o640)
     os.write(fd, b"content")
+    assert os.fstat(fd).st_nlink == 0
+    os.setxattr(fd, "user.k", b"v")
+    os.fsync(fd)
     assert os.listdir(below) == []
-    os.link(f"/proc/self/fd/{fd}", here / "f", follow_symlinks=True)
+    link_open(fd, here / "f")
     os.write(fd, b" and more")
+    fails(errno.EEXIST, link_open, fd, here / "f")
     os.close(fd)
     assert (below / "f").read_text() == "content and more"
     assert stat.S_IMODE(os.stat(here / "f").st_mode) == 0o640
+    assert os.getxattr(below / "f", "user.k") == b"v"
     same_stat(here / "f", below / "f")
+    # For good without a name: O_EXCL, and one that is just closed.
+    fd = os.open(here, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)
+    fails(errno.ENOENT, link_open, fd, here / "g")
+    os.close(fd)
+    os.close(os.open(here, os.O_TMPFILE | os.O_WRONLY))
+    assert os.listdir(here) == ["f"]
 
 
 def test_fsync(here):
