@@ -42,3 +42,19 @@ bool caller_has_open(pid_t pid, const char *path)
 	}
 	return false;
 }
+
+bool caller_has_capability(pid_t pid, unsigned capability)
+{
+	unsigned long long effective = 0;
+	_cleanup_fclose_ FILE *f = NULL;
+	char name[64], line[256];
+
+	if (pid <= 0)
+		return false;
+	(void)snprintf(name, sizeof(name), "/proc/%d/status", (int)pid);
+	f = fopen(name, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "CapEff: %llx", &effective) == 1)
+			break;
+	return effective >> capability & 1;
+}

@@ -9,4 +9,8 @@
  * seen (another pid namespace). */
 bool caller_has_open(pid_t pid, const char *path);
 
+/* Whether the thread @pid has the capability in its effective set. False when that cannot be seen.
+ */
+bool caller_has_capability(pid_t pid, unsigned capability);
+
 #endif

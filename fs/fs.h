@@ -35,6 +35,7 @@ struct mount {
 	bool served;    /* mount_run() has begun */
 	bool unmounted; /* the mount point is free */
 	bool expire;    /* the kernel knows FUSE_NOTIFY_EXPIRE_ENTRY */
+	bool killpriv;  /* setuid and setgid bits of changed files are ours to take (privs.h) */
 	int stop_fd;    /* eventfd: mount_stop() */
 };
 

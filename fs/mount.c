@@ -34,9 +34,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 			      FUSE_CAP_DONT_MASK | FUSE_CAP_EXPLICIT_INVAL_DATA |
 			      FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
 			      FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_ASYNC_DIO | FUSE_CAP_EXPIRE_ONLY;
-	/* Locks stay in the kernel; it clears setuid bits itself, and truncates on open by
-	 * a request of its own that does the same; pipes between it and us do not pay for the
-	 * sizes that web servers write. */
+	/* Locks stay in the kernel; it truncates on open by a request of its own; pipes between it
+	 * and us do not pay for the sizes that web servers write. */
 	const unsigned never = FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE |
 			       FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV |
 			       FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_SPLICE_READ |
@@ -50,6 +49,10 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->congestion_threshold = 48;
 	conn->time_gran = 1;
 	m->expire = conn->want & FUSE_CAP_EXPIRE_ONLY;
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
+	m->killpriv = conn->want & FUSE_CAP_HANDLE_KILLPRIV_V2;
+#endif
 }
 
 const struct fuse_lowlevel_ops mount_ops = {

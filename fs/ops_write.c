@@ -4,6 +4,7 @@
 #include "record.h"
 #include "caller.h"
 #include "lost_name.h"
+#include "privs.h"
 #include "replicate/base/cleanup.h"
 
 #include <fcntl.h>
@@ -98,6 +99,8 @@ void op_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in, off_t 
 	ssize_t n = replica_admit(m->replica);
 
 	(void)ino;
+	if (n == 0 && !fi->writepage)
+		n = privs_drop(m, h->inode, h->fd, req);
 	if (n == 0)
 		n = file_write(m, h, in, off, (fi->flags & O_APPEND) && !fi->writepage);
 	if (n > 0) {
@@ -262,6 +265,8 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
 
 	(void)ino;
 	if (r == 0)
+		r = privs_drop(m, h->inode, h->fd, req);
+	if (r == 0)
 		r = file_fallocate(m, h, mode, offset, length);
 	if (r == 0)
 		r = write_wait(m, h->inode, req);
@@ -293,6 +298,8 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 
 	(void)ino_in;
 	(void)ino_out;
+	if (n == 0)
+		n = privs_drop(m, out->inode, out->fd, req);
 	if (n == 0)
 		n = file_copy(m, handle_of(fi_in), off_in, out, off_out, len);
 	if (n > 0) {

@@ -2,6 +2,7 @@
 #include "creds.h"
 #include "lost_name.h"
 #include "ops.h"
+#include "privs.h"
 #include "record.h"
 #include "replicate/base/cleanup.h"
 #include "replicate/content.h"
@@ -129,6 +130,13 @@ static int inode_change(struct mount *m, struct inode *i, struct op *op, bool lo
 	return r < 0 ? r : change_wait(&c, req);
 }
 
+int inode_set_mode(struct mount *m, struct inode *i, mode_t mode, fuse_req_t req)
+{
+	struct op op = {.type = OP_SETATTR, .mask = OP_MODE, .mode = mode};
+
+	return inode_change(m, i, &op, false, setattr_call, req);
+}
+
 static int setattr_size(
 	struct mount *m, struct inode *i, const struct handle *h, off_t size, fuse_req_t req)
 {
@@ -161,7 +169,9 @@ void op_setattr(
 	int r = 0;
 
 	setattr_op(&op, attr, to_set);
-	if (to_set & FUSE_SET_ATTR_SIZE)
+	if (m->killpriv && (to_set & FUSE_SET_ATTR_KILL_SUID)) /* means both bits */
+		r = privs_drop_along(m, i, &op, req);
+	if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE))
 		r = setattr_size(m, i, h, attr->st_size, req);
 	if (r == 0 && op.mask)
 		r = inode_change(m, i, &op, false, setattr_call, req);
@@ -200,7 +210,6 @@ static int removexattr_call(int fd, const struct op *op)
 static int acl_drop_sgid(fuse_req_t req, struct mount *m, struct inode *i)
 {
 	_cleanup_close_ int fd = inode_open(m->inodes, i, O_PATH);
-	struct op op = {.type = OP_SETATTR, .mask = OP_MODE};
 	struct stat st;
 
 	if (fd < 0)
@@ -210,8 +219,7 @@ static int acl_drop_sgid(fuse_req_t req, struct mount *m, struct inode *i)
 	if (!(st.st_mode & S_ISGID) || fuse_req_ctx(req)->uid == 0 ||
 		creds_in_group(req, st.st_gid))
 		return 0;
-	op.mode = st.st_mode & 07777 & ~(mode_t)S_ISGID;
-	return inode_change(m, i, &op, false, setattr_call, req);
+	return inode_set_mode(m, i, st.st_mode & 07777 & ~(mode_t)S_ISGID, req);
 }
 
 void op_setxattr(

@@ -4,10 +4,14 @@
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sysconfig
 
+import pytest
+
 from rig.compare import assert_same
+from rig.servers import run
 
 ACL = "u:daemon:rw"
 
@@ -132,3 +136,33 @@ def test_holes_stay(pair):
         subprocess.run(["fallocate", "-p", "-o", str(3 << 20), "-l", "4096", f.name], check=True)
     p.in_sync()
     assert_same(p.a.backing, p.b.backing)
+
+
+CAP_NET_RAW = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["printf x >> {}", "printf x 1<> {}", "truncate -s 5 {}",
+                                 ": > {}", "fallocate -l 200 {}"])
+@pytest.mark.parametrize("user", [0, 1000])
+def test_privileges_go_with_a_change(pair, how, user):
+    """setuid, setgid and capabilities of a changed file: as on a bare directory, and there too."""
+    p = pair("mode=async")
+    bare = p.top / "bare"
+    bare.mkdir()
+    for root in (p.a.path, bare):
+        for name, mode in (("f", 0o6777), ("g", 0o2777)):
+            (root / name).write_bytes(b"x" * 100)
+            os.chmod(root / name, mode)
+            os.setxattr(root / name, "security.capability", CAP_NET_RAW)
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    for root in (p.a.path, bare):
+        for name in ("f", "g"):
+            run("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sh", "-c",
+                how.format(root / name))
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    for name in ("f", "g"):
+        assert os.stat(p.b.backing / name).st_mode == os.stat(bare / name).st_mode
+        assert os.stat(p.a.path / name).st_mode == os.stat(bare / name).st_mode
+        assert os.listxattr(p.b.backing / name) == os.listxattr(bare / name) == []
