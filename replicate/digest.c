@@ -7,6 +7,7 @@
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
+#include <string.h>
 #include <strings.h>
 
 /*
@@ -25,7 +26,8 @@ static int fetch(const char *name, EVP_MD **ret)
 {
 	int size;
 
-	if (!name || !name[0] || strcasecmp(name, "none") == 0)
+	/* some releases of OpenSSL pass over white space */
+	if (!name || !name[0] || strcasecmp(name, "none") == 0 || strpbrk(name, " \t\r\n"))
 		return -EINVAL;
 	*ret = EVP_MD_fetch(NULL, name, NULL);
 	if (!*ret) {

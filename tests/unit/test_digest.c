@@ -57,7 +57,8 @@ static void lengths_by_name(void **state)
 
 static void unknown_names(void **state)
 {
-	static const char *const names[] = {"", "none", "NONE", "null", "sha257", "sha256 "};
+	static const char *const names[] = {
+		"", "none", "NONE", "null", "sha257", "sha256 ", " sha256", "sha256\t"};
 	struct digest *d = NULL;
 	size_t i;
 

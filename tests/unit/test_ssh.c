@@ -5,27 +5,14 @@
  * which words, and both directions full at once. Skipped where there is no sshd.
  */
 
-#include <arpa/inet.h>
+#include "sshd_fixture.h"
+
 #include <errno.h>
 #include <poll.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <cmocka.h>
 
 #include "replicate/base/clock.h"
 #include "replicate/ssh.h"
 
-#define SSHD "/usr/sbin/sshd"
 #define NEEDS_SSHD()                                                                               \
 	do {                                                                                       \
 		if (access(SSHD, X_OK) < 0 || geteuid() != 0) {                                    \
@@ -34,72 +21,18 @@
 		}                                                                                  \
 	} while (0)
 
-static struct {
-	char base[64];
-	uint16_t port;
-	pid_t sshd;
-} f;
-
-static void run(const char *format, ...)
-{
-	char command[1024];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(command, sizeof(command), format, args);
-	va_end(args);
-	assert_int_equal(system(command), 0);
-}
-
-static const char *in(const char *name)
-{
-	static char paths[8][128];
-	static unsigned next;
-	char *p = paths[next++ % 8];
-
-	snprintf(p, sizeof(paths[0]), "%s/%s", f.base, name);
-	return p;
-}
-
-/* A bound socket of the loopback; it listens and never answers when @listens. */
-static int bound(uint16_t *ret_port, bool listens)
-{
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t len = sizeof(a);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	assert_true(fd >= 0);
-	assert_int_equal(bind(fd, (struct sockaddr *)&a, len), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
-	if (listens)
-		assert_int_equal(listen(fd, 4), 0);
-	*ret_port = ntohs(a.sin_port);
-	return fd;
-}
-
-static void known_hosts(const char *file, const char *key)
-{
-	run("printf '@cert-authority * strange\\nnonsense\\n[127.0.0.1]:%u ' > %s; "
-	    "cut -d' ' -f1,2 %s >> %s",
-		f.port, in(file), in(key), in(file));
-}
-
 static int start(void **state)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	int up = -1;
-
 	(void)state;
 	if (access(SSHD, X_OK) < 0 || geteuid() != 0)
 		return 0;
-	strcpy(f.base, "/tmp/test_ssh.XXXXXX");
-	assert_non_null(mkdtemp(f.base));
-	close(bound(&f.port, false));
-	a.sin_port = htons(f.port);
-	run("cd %s && for k in host host_ecdsa user other; do t=ed25519; "
-	    "[ $k = host_ecdsa ] && t=ecdsa; ssh-keygen -q -t $t -N '' -f $k; done",
-		f.base);
-	run("ssh-keygen -q -t ed25519 -N secret -f %s", in("locked"));
+	sshd_make("");
+	run("cd %s && ssh-keygen -q -t ecdsa -N '' -f host_ecdsa && "
+	    "ssh-keygen -q -t ed25519 -N '' -f other && "
+	    "ssh-keygen -q -t ed25519 -N secret -f locked && echo HostKey %s >> sshd_config",
+		sshd.base, in("host_ecdsa"));
+	run("printf '@cert-authority * strange\\nnonsense\\n' | tee %s %s > %s", in("known"),
+		in("known_ecdsa"), in("changed"));
 	known_hosts("known", "host.pub");
 	known_hosts("known_ecdsa", "host_ecdsa.pub");
 	known_hosts("changed", "other.pub");
@@ -109,34 +42,15 @@ static int start(void **state)
 	run("grep '^\\[' %s > %s && ssh-keygen -q -H -f %s >/dev/null 2>&1", in("known"),
 		in("hashed"), in("hashed"));
 	run("echo 'elsewhere.example ssh-ed25519 AAAA' > %s", in("unknown"));
-	run("mkdir -p /run/sshd; printf 'Port %u\\nListenAddress 127.0.0.1\\nHostKey %s\\n"
-	    "HostKey %s\\nAuthorizedKeysFile %s\\nUsePAM no\\nStrictModes no\\nPidFile none\\n"
-	    "PermitRootLogin yes\\nSubsystem sftp internal-sftp\\n' > %s",
-		f.port, in("host"), in("host_ecdsa"), in("user.pub"), in("config"));
-	f.sshd = fork();
-	assert_true(f.sshd >= 0);
-	if (f.sshd == 0) {
-		execl(SSHD, SSHD, "-D", "-f", in("config"), "-E", in("log"), NULL);
-		_exit(127);
-	}
-	for (int i = 0; i < 500 && up != 0; i++) {
-		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-		usleep(10000);
-		up = connect(fd, (struct sockaddr *)&a, sizeof(a));
-		close(fd);
-	}
-	return up;
+	sshd_start();
+	return 0;
 }
 
 static int stop(void **state)
 {
 	(void)state;
-	if (f.sshd <= 0)
-		return 0;
-	(void)kill(f.sshd, SIGTERM);
-	(void)waitpid(f.sshd, NULL, 0);
-	run("rm -rf %s", f.base);
+	if (sshd.pid)
+		sshd_remove();
 	return 0;
 }
 
@@ -147,7 +61,7 @@ static struct remote_config config(const char *identity, const char *known)
 	snprintf(key, sizeof(key), "%s", in(identity));
 	snprintf(hosts, sizeof(hosts), "%s", in(known));
 	return (struct remote_config){.host = "127.0.0.1",
-		.port = f.port,
+		.port = sshd.port,
 		.user = "root",
 		.identity = key,
 		.known_hosts = hosts,
@@ -225,7 +139,7 @@ static void test_host_key(void **state)
 
 	(void)state;
 	NEEDS_SSHD();
-	snprintf(port, sizeof(port), "%u", f.port);
+	snprintf(port, sizeof(port), "%u", sshd.port);
 	snprintf(command, sizeof(command), "ssh-keygen -lf %s | cut -d' ' -f2", in("host.pub"));
 	p = popen(command, "re");
 	assert_non_null(p);
@@ -275,7 +189,7 @@ static void test_agent(void **state)
 	(void)state;
 	NEEDS_SSHD();
 	setenv("SSH_AUTH_SOCK", in("agent"), 1);
-	setenv("HOME", f.base, 1);
+	setenv("HOME", sshd.base, 1);
 	agent = fork();
 	assert_true(agent >= 0);
 	if (agent == 0) {
