@@ -15,6 +15,8 @@
 
 #include <sys/stat.h>
 
+struct digest;
+
 struct apply_target {
 	int root;    /* the backing directory */
 	int scratch; /* directory on the same file system where what is new is put together; out of
@@ -22,6 +24,10 @@ struct apply_target {
 	int stage;   /* where staged contents of this sender lie; -1: none */
 	/* Called now and then during long work, so that the peer sees life; may be NULL. */
 	void (*alive)(void *ctx);
+	/* Whether the digest @name of the first *ret_done bytes of the staged file @ino is known
+	 * already: *ret, then the caller's. May be NULL. */
+	bool (*digested)(
+		void *ctx, ino_t ino, const char *name, struct digest **ret, uint64_t *ret_done);
 	void *ctx;
 };
 

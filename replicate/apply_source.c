@@ -17,9 +17,10 @@
  *
  * The stage may be written by an account that is trusted less than this process. So a staged file
  * is first renamed into scratch, where no name leads the account to it, and then looked at: a
- * regular file, one link, the right length, the right digest. The name in scratch is made of the
- * stage's inode number and the staged name, always the same, so that after a crash the op finds
- * the file where it left it.
+ * regular file, one link, the right length, the right digest. Of a large file most of the digest
+ * was computed while it arrived (digest_staged.c has why that is as good). The name in scratch is
+ * made of the stage's inode number and the staged name, always the same, so that after a crash the
+ * op finds the file where it left it.
  *
  * A file that fits is removed at the end or has become the file itself; one that does not fit is
  * removed; after any other error (the disk is full, the parent is missing) it goes back to the
@@ -123,6 +124,32 @@ static int verify_ranges(const struct apply_target *t, const struct content *c, 
 	return r < 0 ? r : check_digest(c, d);
 }
 
+/* What was read while it arrived is not read again, unless that leads to another digest. */
+static int verify_rest(const struct apply_target *t, const struct content *c, int fd,
+	struct digest *d, uint64_t done)
+{
+	_cleanup_free_ uint8_t *room = malloc(COPY_ROOM);
+	int r = room ? 0 : -ENOMEM;
+
+	if (r == 0)
+		r = digest_range(t, d, fd, done, c->data_len - done, room);
+	return r < 0 ? r : check_digest(c, d);
+}
+
+static int verify_staged(const struct apply_target *t, const struct content *c, int fd)
+{
+	_cleanup_digest_ struct digest *d = NULL;
+	struct range all = {.len = c->data_len};
+	struct stat st;
+	uint64_t done;
+
+	if (c->digest_name[0] && t->digested && fstat(fd, &st) == 0 &&
+		t->digested(t->ctx, st.st_ino, c->digest_name, &d, &done) && done <= c->data_len &&
+		verify_rest(t, c, fd, d, done) == 0)
+		return 0;
+	return verify_ranges(t, c, fd, &all, 1);
+}
+
 static int verify_memory(const struct content *c)
 {
 	_cleanup_digest_ struct digest *d = NULL;
@@ -150,7 +177,6 @@ static int stage_scratch_name(
 static int open_staged(const struct apply_target *t, struct source *s)
 {
 	const struct content *c = s->content;
-	struct range all = {.len = c->data_len};
 	int r;
 
 	if (t->stage < 0)
@@ -168,7 +194,7 @@ static int open_staged(const struct apply_target *t, struct source *s)
 		return r;
 	}
 	r = open_taken(t, s, &s->fd);
-	return r < 0 || c->verified ? r : verify_ranges(t, c, s->fd, &all, 1);
+	return r < 0 || c->verified ? r : verify_staged(t, c, s->fd);
 }
 
 int source_open(const struct apply_target *t, const struct content *c, struct source *ret)

@@ -189,6 +189,20 @@ static int copy_data(struct bulk *b, struct bulk_job *job, uint64_t generation,
 	return r;
 }
 
+/* What was uploaded under the name before is not written over: the peer may have begun to read it.
+ */
+static int open_new(struct remote *remote, const char *path, struct remote_file **ret)
+{
+	const struct remote_ops *ops = remote->ops;
+	const unsigned flags = REMOTE_WRITE | REMOTE_CREATE | REMOTE_EXCL;
+	int r = ops->open(remote, path, flags, 0600, ret);
+
+	if (r != -EEXIST)
+		return r;
+	r = ops->remove(remote, path);
+	return r < 0 ? r : ops->open(remote, path, flags, 0600, ret);
+}
+
 static int upload(struct worker *w, struct bulk_job *job, const char *stage, uint64_t generation)
 {
 	const struct remote_ops *ops;
@@ -210,7 +224,7 @@ static int upload(struct worker *w, struct bulk_job *job, const char *stage, uin
 		job->remote_failed = !ops->connected(w->remote);
 		return r;
 	}
-	r = ops->open(w->remote, path, REMOTE_WRITE | REMOTE_CREATE | REMOTE_TRUNC, 0600, &file);
+	r = open_new(w->remote, path, &file);
 	if (r < 0)
 		return r;
 	job->remote_failed = false;

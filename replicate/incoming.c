@@ -143,12 +143,21 @@ static int sync_path(struct receiver *v, const struct op *op)
 	return e;
 }
 
+static bool staged_digest(
+	void *receiver, ino_t ino, const char *name, struct digest **ret, uint64_t *ret_done)
+{
+	const struct receiver *v = receiver;
+
+	return v->digests && digest_staged_take(v->digests, ino, name, ret, ret_done);
+}
+
 static struct apply_target target_of(struct receiver *v)
 {
 	return (struct apply_target){.root = v->replica->root,
 		.scratch = v->replica->scratch,
 		.stage = v->stage,
 		.alive = receiver_alive,
+		.digested = staged_digest,
 		.ctx = v};
 }
 

@@ -183,6 +183,7 @@ void receiver_free(struct receiver *v)
 	answerer_free(v->answerer);
 	if (v->origin)
 		incoming_forget(v);
+	digest_staged_free(v->digests);
 	cleanup_close(&v->dir);
 	cleanup_close(&v->stage);
 	cleanup_close(&v->ack);
@@ -422,6 +423,22 @@ static int accept_sender(struct receiver *v, const struct wire_hello *h, char **
 	return e < 0 ? say(why, e, "the pairing cannot be remembered: %s", strerror(-e)) : 0;
 }
 
+static void open_stage(struct receiver *v)
+{
+	const struct replica *r = v->replica;
+	int e;
+
+	if (v->stage < 0)
+		v->stage = openat(v->dir, "stage", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (v->stage < 0 || v->digests || strcmp(r->config.verify, "none") == 0)
+		return;
+	/* the sender is told the same digest, as a rule; without this it only takes longer */
+	e = digest_staged_new(r->config.verify, v->stage, r->threaded, &v->digests);
+	if (e < 0)
+		log_warning("spool of %s: what arrives cannot be watched: %s", v->sender.name,
+			strerror(-e));
+}
+
 static void begin_session(struct receiver *v, const struct wire_hello *h)
 {
 	_cleanup_free_ char *why = NULL;
@@ -443,8 +460,7 @@ static void begin_session(struct receiver *v, const struct wire_hello *h)
 		(void)snprintf(v->problem, sizeof(v->problem), "%s", why ?: "out of memory");
 		log_warning("%s (%s) is refused: %s", h->name, h->id, v->problem);
 	}
-	if (v->stage < 0)
-		v->stage = openat(v->dir, "stage", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	open_stage(v);
 	delete_old(v, v->dir);
 	if (v->stage >= 0)
 		delete_old(v, v->stage);

@@ -4,6 +4,7 @@
 
 /* What receiver.c (one spool: session, log, ack) and incoming.c (one frame: to the tree) share. */
 
+#include "digest_staged.h"
 #include "impl.h"
 #include "query.h"
 #include "wire.h"
@@ -22,10 +23,11 @@ struct receiver {
 	struct origin *origin;
 	struct answerer *answerer;
 	struct node_identity sender;
-	int dir;   /* the spool; not trusted: the account writes there */
-	int stage; /* its stage/; -1: none yet */
-	int ack;   /* the ack file */
-	int log;   /* the segment that is read; -1: none */
+	int dir;                       /* the spool; not trusted: the account writes there */
+	int stage;                     /* its stage/; -1: none yet */
+	struct digest_staged *digests; /* of what arrives there; NULL: none */
+	int ack;                       /* the ack file */
+	int log;                       /* the segment that is read; -1: none */
 	bool accepted;
 	uint64_t session, segment, epoch, beat;
 	uint64_t durable;

@@ -221,6 +221,57 @@ static void wrong_digest_touches_nothing(void **state)
 	refused(f, &sop, -EBADMSG); /* and missing */
 }
 
+/* The digest of what had arrived so far. */
+static struct digest *known;
+static uint64_t known_len;
+
+static bool know(void *ctx, ino_t ino, const char *name, struct digest **ret, uint64_t *ret_done)
+{
+	(void)ctx;
+	assert_true(ino > 0);
+	assert_string_equal(name, "sha256");
+	*ret = steal_pointer(&known);
+	*ret_done = known_len;
+	return *ret != NULL;
+}
+
+static void know_prefix(const char *bytes, uint64_t len)
+{
+	assert_null(known);
+	assert_int_equal(digest_new("sha256", &known), 0);
+	assert_int_equal(digest_update(known, bytes, strlen(bytes)), 0);
+	known_len = len;
+}
+
+static void digest_that_was_begun(void **state)
+{
+	static const struct {
+		const char *bytes;
+		uint64_t len;
+		bool damaged;
+	} cases[] = {{"123", 3, false}, {"12345", 5, false}, {"124", 3, false},
+		{"123456", 6, false}, {"123", 3, true}, {"12345", 5, true}};
+	struct fixture *f = *state;
+	struct range e = whole_of("12345");
+
+	f->t.digested = know;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct content c = staged(f, "up.1", "12345", 5, &e, 1);
+		struct op op = content_op("a", &c, OP_WHOLE);
+
+		put_file(f->t.root, "a", "old");
+		c.digest[3] ^= cases[i].damaged;
+		know_prefix(cases[i].bytes, cases[i].len);
+		if (cases[i].damaged) {
+			refused(f, &op, -EBADMSG);
+			assert_null(known);
+			continue;
+		}
+		applied(f, &op);
+		assert_file(f->t.root, "a", "12345");
+	}
+}
+
 static void stage_traps(void **state)
 {
 	static const char *const names[] = {
@@ -426,6 +477,7 @@ int main(void)
 		CASE(staged_ranges),
 		CASE(linked_file_is_written_in_place),
 		CASE(wrong_digest_touches_nothing),
+		CASE(digest_that_was_begun),
 		CASE(stage_traps),
 		CASE(crashed_between_taking_and_renaming),
 		CASE(alive_during_long_work),
