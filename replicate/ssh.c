@@ -154,6 +154,18 @@ static void tune_socket(const struct ssh *s, int fd)
 		log_debug("ssh %s: setsockopt: %s", s->config->host, strerror(errno));
 }
 
+/* An equal part of the time that is left, so that a dead address does not use up that of the next.
+ */
+static uint64_t address_deadline(const struct ssh *s, const struct addrinfo *a)
+{
+	uint64_t now = clock_mono_ms(), left = s->deadline_ms > now ? s->deadline_ms - now : 0;
+	unsigned n = 0;
+
+	for (; a; a = a->ai_next)
+		n++;
+	return now + left / n;
+}
+
 static int connect_address(struct ssh *s, const struct addrinfo *a)
 {
 	_cleanup_close_ int fd =
@@ -164,7 +176,7 @@ static int connect_address(struct ssh *s, const struct addrinfo *a)
 		return -errno;
 	tune_socket(s, fd);
 	if (connect(fd, a->ai_addr, a->ai_addrlen) < 0)
-		r = errno == EINPROGRESS ? finish_connect(fd, s->deadline_ms) : -errno;
+		r = errno == EINPROGRESS ? finish_connect(fd, address_deadline(s, a)) : -errno;
 	if (r == 0)
 		s->socket = steal_fd(&fd);
 	return r;

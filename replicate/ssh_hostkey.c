@@ -71,28 +71,72 @@ static LIBSSH2_KNOWNHOSTS *load(struct ssh *s)
 	return hosts;
 }
 
-/* Whether known_hosts has a key of the kind for the host: a made-up key then is a mismatch. */
-static bool has_kind(struct ssh *s, LIBSSH2_KNOWNHOSTS *hosts, const struct kind *k)
+/* The two ways in which a line may name the server: the one that ssh writes, and the other. */
+struct host_names {
+	char text[2][300];
+};
+
+static struct host_names names_of(const struct remote_config *c)
+{
+	struct host_names n;
+	bool usual = c->port == 22;
+
+	(void)snprintf(n.text[!usual], sizeof(n.text[0]), "%s", c->host);
+	(void)snprintf(n.text[usual], sizeof(n.text[0]), "[%s]:%u", c->host, c->port);
+	return n;
+}
+
+static int check(LIBSSH2_KNOWNHOSTS *hosts, const char *name, const char *key, size_t len, int mask)
 {
 	struct libssh2_knownhost *found = NULL;
 
-	return libssh2_knownhost_checkp(hosts, s->config->host, s->config->port, "x", 1,
-		       LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_RAW | k->mask,
-		       &found) == LIBSSH2_KNOWNHOST_CHECK_MISMATCH;
+	return libssh2_knownhost_check(hosts, name, key, len,
+		LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_RAW | mask, &found);
+}
+
+/* As ssh has it: a line with the host alone may vouch for a server on any port, but a server on
+ * another port that is not the same one raises no alarm. */
+static int check_names(
+	struct ssh *s, LIBSSH2_KNOWNHOSTS *hosts, const char *key, size_t len, int mask)
+{
+	struct host_names names = names_of(s->config);
+	int verdict = check(hosts, names.text[0], key, len, mask);
+
+	if (verdict == LIBSSH2_KNOWNHOST_CHECK_NOTFOUND &&
+		check(hosts, names.text[1], key, len, mask) == LIBSSH2_KNOWNHOST_CHECK_MATCH)
+		return LIBSSH2_KNOWNHOST_CHECK_MATCH;
+	return verdict;
+}
+
+/* Whether known_hosts has a key of the kind for the name: a made-up key then is a mismatch. */
+static bool has_kind(LIBSSH2_KNOWNHOSTS *hosts, const char *name, const struct kind *k)
+{
+	return check(hosts, name, "x", 1, k->mask) == LIBSSH2_KNOWNHOST_CHECK_MISMATCH;
+}
+
+static bool has_any(LIBSSH2_KNOWNHOSTS *hosts, const char *name)
+{
+	for (size_t i = 0; i < N_KINDS; i++)
+		if (has_kind(hosts, name, &kinds[i]))
+			return true;
+	return false;
 }
 
 void ssh_hostkey_prefer(struct ssh *s)
 {
 	LIBSSH2_KNOWNHOSTS *hosts = load(s);
+	struct host_names names = names_of(s->config);
+	const char *name;
 	char list[256] = "";
 
 	if (!hosts)
 		return;
+	name = names.text[!has_any(hosts, names.text[0])];
 	for (int known = 1; known >= 0; known--)
 		for (size_t i = 0; i < N_KINDS; i++) {
 			size_t len = strlen(list);
 
-			if (has_kind(s, hosts, &kinds[i]) == known)
+			if (has_kind(hosts, name, &kinds[i]) == known)
 				(void)snprintf(list + len, sizeof(list) - len, "%s%s",
 					len ? "," : "", kinds[i].methods);
 		}
@@ -188,7 +232,6 @@ int ssh_hostkey_check(struct ssh *s, char **ret_error)
 {
 	const char *file = s->config->known_hosts;
 	LIBSSH2_KNOWNHOSTS *hosts;
-	struct libssh2_knownhost *found = NULL;
 	const struct kind *k;
 	const char *key;
 	size_t len;
@@ -202,10 +245,7 @@ int ssh_hostkey_check(struct ssh *s, char **ret_error)
 		return -ENOMEM;
 	key = libssh2_session_hostkey(s->session, &len, &type);
 	k = kind_of(type);
-	verdict = key ? libssh2_knownhost_checkp(hosts, s->config->host, s->config->port, key, len,
-				LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_RAW |
-					(k ? k->mask : LIBSSH2_KNOWNHOST_KEY_UNKNOWN),
-				&found)
+	verdict = key ? check_names(s, hosts, key, len, k ? k->mask : LIBSSH2_KNOWNHOST_KEY_UNKNOWN)
 		      : LIBSSH2_KNOWNHOST_CHECK_FAILURE;
 	libssh2_knownhost_free(hosts);
 	if (key && is_revoked(s, key, len))

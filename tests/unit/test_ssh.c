@@ -7,7 +7,9 @@
 
 #include "sshd_fixture.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
 
 #include "replicate/base/clock.h"
@@ -38,6 +40,13 @@ static int start(void **state)
 	known_hosts("changed", "other.pub");
 	run("cp %s %s; printf '@revoked * ' >> %s; cut -d' ' -f1,2 %s >> %s", in("known"),
 		in("revoked"), in("revoked"), in("host.pub"), in("revoked"));
+	run("printf '127.0.0.1 ' > %s; cut -d' ' -f1,2 %s >> %s", in("portless"), in("host.pub"),
+		in("portless"));
+	/* of another server on the usual port, and of that one and this */
+	run("printf '127.0.0.1 ' > %s; cut -d' ' -f1,2 %s >> %s", in("usual"), in("other.pub"),
+		in("usual"));
+	run("cat %s > %s", in("usual"), in("both"));
+	known_hosts("both", "host_ecdsa.pub");
 	/* ssh-keygen hashes no file with lines it does not know */
 	run("grep '^\\[' %s > %s && ssh-keygen -q -H -f %s >/dev/null 2>&1", in("known"),
 		in("hashed"), in("hashed"));
@@ -111,6 +120,10 @@ static void test_key(void **state)
 	expect_login(&c);
 	c = config("user", "hashed");
 	expect_login(&c);
+	c = config("user", "portless");
+	expect_login(&c);
+	c = config("user", "both");
+	expect_login(&c);
 	/* the server would rather show its ed25519 key, which is not on file */
 	c = config("user", "known_ecdsa");
 	expect_login(&c);
@@ -149,6 +162,8 @@ static void test_host_key(void **state)
 	c = config("user", "unknown");
 	expect_refusal(&c, -EKEYREJECTED, "127.0.0.1", port, "ssh-ed25519", print, c.known_hosts,
 		"ssh-keyscan -p", NULL);
+	c = config("user", "usual");
+	expect_refusal(&c, -EKEYREJECTED, "is not in", port, print, "ssh-keyscan -p", NULL);
 	c = config("user", "no_such_file");
 	expect_refusal(&c, -EKEYREJECTED, print, NULL);
 	c = config("user", "changed");
@@ -177,6 +192,53 @@ static void test_silent(void **state)
 	expect_refusal(&c, -ETIMEDOUT, "127.0.0.1", NULL);
 	assert_in_range(clock_mono_ms() - start_ms, 300, 3000);
 	close(fd);
+}
+
+/* two.example has a dead address and that of the server; all others are as ever. */
+int getaddrinfo(const char *restrict host, const char *restrict port,
+	const struct addrinfo *restrict hints, struct addrinfo **restrict ret)
+{
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+	int r;
+
+	*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (strcmp(host, "two.example") != 0)
+		return real(host, port, hints, ret);
+	r = real("127.0.0.2", port, hints, ret);
+	return r ? r : real("127.0.0.1", port, hints, &(*ret)->ai_next);
+}
+
+/* A socket of 127.0.0.2 at @port, and those that fill its queue: it drops what else comes. */
+static void dead_address(uint16_t port, int fds[4])
+{
+	struct sockaddr_in a = {.sin_family = AF_INET,
+		.sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1)};
+
+	for (int i = 0; i < 4; i++)
+		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	assert_int_equal(bind(fds[0], (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fds[0], 0), 0);
+	for (int i = 1; i < 4; i++)
+		(void)connect(fds[i], (struct sockaddr *)&a, sizeof(a));
+}
+
+static void test_dead_address(void **state)
+{
+	struct remote_config c;
+	int fds[4];
+
+	(void)state;
+	NEEDS_SSHD();
+	dead_address(sshd.port, fds);
+	run("printf 'two.example ' > %s; cut -d' ' -f1,2 %s >> %s", in("two"), in("host.pub"),
+		in("two"));
+	c = config("user", "two");
+	c.host = "two.example";
+	c.connect_timeout_ms = 3000;
+	expect_login(&c);
+	for (int i = 0; i < 4; i++)
+		close(fds[i]);
 }
 
 static void test_agent(void **state)
@@ -362,6 +424,7 @@ int main(void)
 		cmocka_unit_test(test_host_key),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_silent),
+		cmocka_unit_test(test_dead_address),
 		cmocka_unit_test(test_agent),
 		cmocka_unit_test(test_password_file),
 		cmocka_unit_test(test_both_directions),
