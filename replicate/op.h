@@ -32,6 +32,11 @@ enum op_type {
 	OP_CONTENT,     /* OP_WHOLE, or the ranges; the size is always set */
 	OP_DIRTY,       /* an open file began to differ from its last OP_CONTENT. Not sent. */
 	OP_FSYNC,       /* path is to be on the receiver's disk */
+	OP_ASK,    /* the sender cannot know what stands at path: the receiver is to restate it;
+		    * OP_DEEP,    OP_KEEP (see restate.h) */
+	OP_ANSWER, /* all that OP_ASK `about` wanted has been sent before this; path is "" */
+	OP_VAULT,  /* a version that lost a conflict at path, for the vault: path2 is the entry's
+		    * name, value its description (vault.h), content its bytes */
 	OP_TYPE_END,
 };
 
@@ -43,6 +48,12 @@ enum op_flags {
 	OP_LATE = 1 << 4,     /* wire: an op that was deferred */
 	OP_IS_DIR = 1 << 5,   /* rename, setattr, xattrs: the path is a directory */
 	OP_REPLACED = 1 << 6, /* rename: something stood at path2 and is gone */
+	OP_FORCE = 1 << 7,    /* a restatement: whatever stands at path (path2 of a link) gives way;
+			       * for unlink: nothing stands there, of whatever type */
+	OP_DEEP = 1 << 8,     /* ask: with all that is below */
+	OP_KEEP = 1 << 9,     /* ask: the receiver's version `about` lost a conflict, it puts what
+			       * stands at path into the vault; nothing is to be restated */
+	OP_NEW = 1 << 10,     /* content: the first one of a file that was made */
 };
 
 /* Bits of op.mask. */
@@ -119,6 +130,7 @@ struct op {
 	char *xname;          /* owned */
 	uint8_t *value;       /* owned */
 	size_t value_len;
+	uint64_t about; /* OP_ANSWER, OP_ASK with OP_KEEP: a sequence number of the receiver */
 	struct range *ranges; /* owned; ascending, disjoint; OP_CONTENT without OP_WHOLE */
 	size_t n_ranges;
 	struct content *content; /* owned; only on the wire */

@@ -20,6 +20,7 @@
  *     rdev      u64
  *     xname     string
  *     value     blob
+ *     about     u64
  *     ranges    u32 count; u64 start, length each                 count 0 with OP_WHOLE
  *     content   u8 present; when 1:                               WIRE and BRIEF only
  *               u64 size; u32 count; u64 start, length each extent;
@@ -382,6 +383,17 @@ static const char *get_value(struct reader *r, struct op *op)
 	return get_blob(r, OP_XATTR_VALUE_MAX, &op->value, &op->value_len);
 }
 
+static void put_about(const struct op *op, struct buf *dst)
+{
+	buf_put_u64(dst, op->about);
+}
+
+static const char *get_about(struct reader *r, struct op *op)
+{
+	op->about = reader_u64(r);
+	return r->failed ? "number cut short" : NULL;
+}
+
 static void put_op_ranges(const struct op *op, struct buf *dst)
 {
 	put_ranges(dst, op->ranges, op->flags & OP_WHOLE ? 0 : op->n_ranges);
@@ -407,6 +419,7 @@ static const struct {
 	{OP_FIELD_XNAME, put_xname, get_xname},
 	{OP_FIELD_VALUE, put_value, get_value},
 	{OP_FIELD_RANGES, put_op_ranges, get_op_ranges},
+	{OP_FIELD_ABOUT, put_about, get_about},
 };
 
 #define N_CODECS (sizeof(codecs) / sizeof(codecs[0]))

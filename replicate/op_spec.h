@@ -15,7 +15,8 @@ enum op_field {
 	OP_FIELD_XNAME = 1 << 4,
 	OP_FIELD_VALUE = 1 << 5,
 	OP_FIELD_RANGES = 1 << 6,
-	OP_FIELD_CONTENT = 1 << 7,
+	OP_FIELD_ABOUT = 1 << 7,
+	OP_FIELD_CONTENT = 1 << 8,
 };
 
 struct op_spec {

@@ -40,6 +40,7 @@ static struct op full(enum op_type type)
 		.uid = 33,
 		.gid = 34,
 		.rdev = 0x0103,
+		.about = 77,
 		.atime = -1,
 		.mtime = 1700000000123456789,
 		.xname = strdup("user.note"),
@@ -122,7 +123,7 @@ static void every_type_comes_back(void **state)
 		_cleanup_op_ struct op op = full(type);
 
 		assert_int_equal(round_trip(&op, OP_ENCODE_LOCAL), 0);
-		if (type == OP_CONTENT)
+		if (type == OP_CONTENT || type == OP_VAULT)
 			op.content = content("bytes");
 		assert_int_equal(round_trip(&op, OP_ENCODE_BRIEF), 0);
 		assert_int_equal(round_trip(&op, OP_ENCODE_WIRE), op_is_sent(type) ? 0 : -EBADMSG);
