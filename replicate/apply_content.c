@@ -18,7 +18,8 @@
  * the extents, or is the staged file itself, gets owner, mode, xattrs, times, and is renamed over
  * the path. Readers see the old file or the new one.
  *
- * In place (ranges, or OP_WHOLE on a file with several links, whose other names must see it too):
+ * In place (ranges, or OP_WHOLE on a file with several links, whose other names must see it too,
+ * unless OP_FORCE says that this name alone is meant):
  * the data was verified before; room is reserved first, so that a full disk is met before a byte
  * is changed. Then the parts of the ranges that no extent covers become holes, the extents are
  * written, the size is set. Doing it again gives the same bytes.
@@ -275,7 +276,7 @@ static int change(const struct work *w, bool *ret_changed)
 	}
 	if (r < 0)
 		return r;
-	if (w->op->flags & OP_WHOLE && w->place.st.st_nlink <= 1)
+	if (w->op->flags & OP_WHOLE && (w->place.st.st_nlink <= 1 || w->op->flags & OP_FORCE))
 		r = change_by_rename(w, &s);
 	else
 		r = change_in_place(w, &s);

@@ -63,14 +63,27 @@ static int make_new(const struct apply_target *t, const struct op *op, const str
 	return r;
 }
 
-/* Owner and mode of what stands there. */
+static bool is_older(const struct stat *st, uint64_t time)
+{
+	return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec < time;
+}
+
+/* Owner and mode of what stands there; a directory that two nodes made is as young as the later
+ * one. The xattrs of what is restated follow one by one. */
 static int make_same(const struct op *op, const struct place *p)
 {
+	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, timespec_of((int64_t)op->time)};
 	_cleanup_close_ int fd = openat(p->dir, p->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	int r;
 
 	if (fd < 0)
 		return -errno;
-	return inode_own(fd, &p->st, OP_MODE | OP_UID | OP_GID, op);
+	r = inode_own(fd, &p->st, OP_MODE | OP_UID | OP_GID, op);
+	if (r == 0 && op->flags & OP_FORCE)
+		r = inode_set_xattrs(fd, NULL, 0);
+	if (r == 0 && op->type == OP_MKDIR && !(op->flags & OP_FORCE) && is_older(&p->st, op->time))
+		r = inode_times(fd, ts);
+	return r;
 }
 
 static int make(const struct apply_target *t, const struct op *op, const struct maker *m,
