@@ -1,11 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
 /*
- * In memory only: entries in the order of their numbers, an index from each path to the entries
- * that name it, and the renames once more by themselves.
+ * In memory only: entries in the order of their numbers, and an index from each path to the entries
+ * that name it and to the number of entries below it.
  *
- * A directory of any size that was renamed is one entry. A path is taken through the renames in
- * the order in which they were made: each moves it when it names the path or a directory above it.
+ * An op that arrives was made on a tree without our entries. It is taken past those that concern
+ * its names one by one, from the oldest: each lets it pass, gives it another name (our rename of it
+ * or of a directory above it), or clashes with it. A path that our entry names is kept as it is
+ * called here now: it follows the peer's renames that were carried out since. So the peer, which
+ * takes our ops past its own in the same way, finds the same pairs in conflict.
+ *
+ * What goes together with what:
+ *   - a rename, and a change of what is renamed or of something below it;
+ *   - a change of attributes, and anything but a removal or a whole content;
+ *   - two removals, two mkdirs of one name; two changes of attributes (the newer counts);
+ *   - another name for an inode (link), and a change of it or its rename.
+ * All else that touches one name, or removes or replaces a directory above the other's, clashes.
+ *
+ * A directory of any size that was renamed is one entry.
  */
 
 #include "unseen.h"
@@ -27,21 +39,20 @@ struct ref {
 
 struct name {
 	UT_hash_handle hh;
-	struct ref *refs; /* ascending */
+	struct ref *refs; /* of entries that name it; no order */
+	size_t n_refs, n_below;
 	char path[];
 };
 
 struct entry {
 	struct unseen_op op;
 	struct entry *prev, *next;
-	struct entry *rename_prev, *rename_next;
 	struct name *names[2];
 	struct ref refs[2];
 };
 
 struct unseen {
 	struct entry *entries; /* ascending */
-	struct entry *renames;
 	struct name *names;
 	size_t n;
 };
@@ -51,34 +62,114 @@ struct unseen *unseen_new(void)
 	return calloc(1, sizeof(struct unseen));
 }
 
-static struct name *name_get(struct unseen *u, const char *path)
+/* ---- the index ---- */
+
+static struct name *name_find(const struct unseen *u, const char *path, size_t len)
 {
-	size_t len = strlen(path);
 	struct name *n;
 
 	HASH_FIND(hh, u->names, path, len, n);
+	return n;
+}
+
+static struct name *name_get(struct unseen *u, const char *path, size_t len)
+{
+	struct name *n = name_find(u, path, len);
+
 	if (n)
 		return n;
 	n = calloc(1, sizeof(*n) + len + 1);
 	if (!n)
 		return NULL;
-	memcpy(n->path, path, len + 1);
+	memcpy(n->path, path, len);
 	HASH_ADD_KEYPTR(hh, u->names, n->path, len, n);
 	return n;
 }
 
 static void name_put(struct unseen *u, struct name *n)
 {
-	if (!n || n->refs)
+	if (!n || n->n_refs || n->n_below)
 		return;
 	HASH_DEL(u->names, n);
 	free(n);
 }
 
+/* The length of the path one level up; false at the root. */
+static bool go_up(const char *path, size_t *len)
+{
+	if (*len == 0)
+		return false;
+	do
+		--*len;
+	while (*len && path[*len] != '/');
+	return true;
+}
+
+/* Counts one entry more or less below each directory of @path. Without memory some counts stay too
+ * high, which costs time and nothing else. */
+static int count_below(struct unseen *u, const char *path, int by)
+{
+	size_t len = strlen(path);
+
+	while (go_up(path, &len)) {
+		struct name *n = by > 0 ? name_get(u, path, len) : name_find(u, path, len);
+
+		if (!n)
+			return -ENOMEM;
+		n->n_below += (size_t)by;
+		name_put(u, n);
+	}
+	return 0;
+}
+
+static const char *entry_path(const struct entry *e, int i)
+{
+	return i ? e->op.path2 : e->op.path;
+}
+
+static void unindex(struct unseen *u, struct entry *e)
+{
+	for (int i = 0; i < 2; i++) {
+		struct name *n = e->names[i];
+
+		if (!n)
+			continue;
+		e->names[i] = NULL;
+		DL_DELETE(n->refs, &e->refs[i]);
+		n->n_refs--;
+		(void)count_below(u, n->path, -1);
+		name_put(u, n);
+	}
+}
+
+static int index_entry(struct unseen *u, struct entry *e)
+{
+	for (int i = 0; i < 2; i++) {
+		const char *path = entry_path(e, i);
+		struct name *n = path ? name_get(u, path, strlen(path)) : NULL;
+
+		if (!path)
+			continue;
+		if (!n || count_below(u, path, 1) < 0) {
+			name_put(u, n);
+			unindex(u, e);
+			return -ENOMEM;
+		}
+		e->names[i] = n;
+		e->refs[i].entry = e;
+		DL_APPEND(n->refs, &e->refs[i]);
+		n->n_refs++;
+	}
+	return 0;
+}
+
+/* ---- entries ---- */
+
 static void entry_free(struct entry *e)
 {
 	free(e->op.path);
 	free(e->op.path2);
+	free(e->op.xname);
 	free(e);
 }
 
@@ -93,74 +184,90 @@ static struct entry *entry_new(const struct op *op)
 	e->op.time = op->time;
 	e->op.type = op->type;
 	e->op.flags = op->flags;
+	e->op.mask = op->mask;
+	e->op.fid = op->fid;
 	e->op.path = strdup(op->path);
 	e->op.path2 = two ? strdup(op->path2) : NULL;
-	if (e->op.path && (!two || e->op.path2))
+	e->op.xname = op->xname ? strdup(op->xname) : NULL;
+	if (e->op.path && (!two || e->op.path2) && (!op->xname || e->op.xname))
 		return e;
 	entry_free(e);
 	return NULL;
+}
+
+static bool is_change(const struct op *op)
+{
+	return !(op->flags & OP_FORCE) && op->type != OP_FSYNC && op->type != OP_ASK &&
+	       op->type != OP_ANSWER && op->type != OP_VAULT;
+}
+
+/* Numbers come nearly in order: two callers may have overtaken each other. */
+static void insert(struct unseen *u, struct entry *e)
+{
+	struct entry *last = u->entries ? u->entries->prev : NULL;
+
+	while (last && last->op.seq > e->op.seq)
+		last = last == u->entries ? NULL : last->prev;
+	if (last)
+		DL_APPEND_ELEM(u->entries, last, e);
+	else
+		DL_PREPEND(u->entries, e);
+	u->n++;
 }
 
 int unseen_add(struct unseen *u, const struct op *op)
 {
 	struct entry *e;
 
-	if (u->entries && op->seq <= u->entries->prev->op.seq)
-		return -EINVAL;
+	if (!is_change(op))
+		return 0;
 	e = entry_new(op);
 	if (!e)
 		return -ENOMEM;
-	e->names[0] = name_get(u, e->op.path);
-	if (e->op.path2 && strcmp(e->op.path, e->op.path2) != 0)
-		e->names[1] = name_get(u, e->op.path2);
-	if (!e->names[0] || (e->op.path2 && strcmp(e->op.path, e->op.path2) != 0 && !e->names[1])) {
-		name_put(u, e->names[0]);
-		name_put(u, e->names[1]);
+	if (index_entry(u, e) < 0) {
 		entry_free(e);
 		return -ENOMEM;
 	}
-	for (int i = 0; i < 2; i++) {
-		e->refs[i].entry = e;
-		if (e->names[i])
-			DL_APPEND(e->names[i]->refs, &e->refs[i]);
-	}
-	DL_APPEND(u->entries, e);
-	if (e->op.type == OP_RENAME)
-		DL_APPEND2(u->renames, e, rename_prev, rename_next);
-	u->n++;
+	insert(u, e);
 	return 0;
 }
 
 static void remove_entry(struct unseen *u, struct entry *e)
 {
-	for (int i = 0; i < 2; i++) {
-		if (e->names[i])
-			DL_DELETE(e->names[i]->refs, &e->refs[i]);
-		name_put(u, e->names[i]);
-	}
-	if (e->op.type == OP_RENAME)
-		DL_DELETE2(u->renames, e, rename_prev, rename_next);
+	unindex(u, e);
 	DL_DELETE(u->entries, e);
 	u->n--;
 	entry_free(e);
 }
 
+void unseen_remove(struct unseen *u, uint64_t seq)
+{
+	struct entry *e = u->entries ? u->entries->prev : NULL;
+
+	/* what failed was entered a moment ago */
+	while (e && e->op.seq > seq)
+		e = e == u->entries ? NULL : e->prev;
+	if (e && e->op.seq == seq)
+		remove_entry(u, e);
+}
+
 void unseen_drop(struct unseen *u, uint64_t seq)
 {
-	struct entry *e, *next;
-
-	DL_FOREACH_SAFE (u->entries, e, next) {
-		if (e->op.seq > seq)
-			return;
-		remove_entry(u, e);
-	}
+	while (u->entries && u->entries->op.seq <= seq)
+		remove_entry(u, u->entries);
 }
 
 void unseen_free(struct unseen *u)
 {
+	struct name *n, *next;
+
 	if (!u)
 		return;
 	unseen_drop(u, UINT64_MAX);
+	HASH_ITER (hh, u->names, n, next) {
+		HASH_DEL(u->names, n);
+		free(n);
+	}
 	free(u);
 }
 
@@ -169,25 +276,14 @@ size_t unseen_count(const struct unseen *u)
 	return u->n;
 }
 
-const struct unseen_op *unseen_next(
-	const struct unseen *u, const char *path, const struct position *seen, uint64_t after)
+uint64_t unseen_oldest(const struct unseen *u)
 {
-	struct name *n;
-	struct ref *ref;
-
-	HASH_FIND(hh, u->names, path, strlen(path), n);
-	if (!n)
-		return NULL;
-	DL_FOREACH (n->refs, ref) {
-		uint64_t seq = ref->entry->op.seq;
-
-		if (seq > after && !position_has(seen, seq))
-			return &ref->entry->op;
-	}
-	return NULL;
+	return u->entries ? u->entries->op.seq : UINT64_MAX;
 }
 
-/* @path, which is @from or below it, with @to in the place of @from. */
+/* ---- names that move ---- */
+
+/* @path, which is @from or below it, with @to in the place of @from; NULL without memory. */
 static char *moved(const char *path, const char *from, const char *to)
 {
 	char *ret;
@@ -195,34 +291,413 @@ static char *moved(const char *path, const char *from, const char *to)
 	return asprintf(&ret, "%s%s", to, path + strlen(from)) < 0 ? NULL : ret;
 }
 
-int unseen_map(
-	const struct unseen *u, const char *path, const struct position *seen, char **ret_path)
+static bool follows(const char *path, const char *from, const char *to, bool exchange)
 {
-	_cleanup_free_ char *at = strdup(path);
+	return path && (confine_below(path, from) || (exchange && confine_below(path, to)));
+}
+
+static int follow(char **path, const char *from, const char *to, bool exchange)
+{
+	char *now;
+
+	if (!follows(*path, from, to, exchange))
+		return 0;
+	now = confine_below(*path, from) ? moved(*path, from, to) : moved(*path, to, from);
+	if (!now)
+		return -ENOMEM;
+	free(*path);
+	*path = now;
+	return 0;
+}
+
+static bool concerns(const struct unseen *u, const char *path)
+{
+	const struct name *n = name_find(u, path, strlen(path));
+
+	return n != NULL;
+}
+
+int unseen_moved(struct unseen *u, const char *from, const char *to, bool exchange)
+{
+	struct entry *e;
+	int r = 0;
+
+	if (!concerns(u, from) && !(exchange && concerns(u, to)))
+		return 0;
+	DL_FOREACH (u->entries, e) {
+		if (!follows(e->op.path, from, to, exchange) &&
+			!follows(e->op.path2, from, to, exchange))
+			continue;
+		unindex(u, e);
+		r = follow(&e->op.path, from, to, exchange) < 0 ? -ENOMEM : r;
+		r = follow(&e->op.path2, from, to, exchange) < 0 ? -ENOMEM : r;
+		r = index_entry(u, e) < 0 ? -ENOMEM : r;
+	}
+	return r;
+}
+
+/* ---- relations ---- */
+
+/* What an op does to one of its names. */
+enum role {
+	ROLE_CONTENT,  /* changes the content of what is there */
+	ROLE_ATTR,     /* its attributes */
+	ROLE_XATTR,    /* one of its xattrs */
+	ROLE_SOURCE,   /* gives it another name */
+	ROLE_UNLINK,   /* takes it away */
+	ROLE_RMDIR,    /* the same, a directory */
+	ROLE_FROM,     /* moves it elsewhere */
+	ROLE_MKDIR,    /* makes it a directory */
+	ROLE_MAKE,     /* puts something else there */
+	ROLE_EXCHANGE, /* exchanges it with something else */
+};
+
+static enum role role_of(enum op_type type, uint32_t flags, int i)
+{
+	switch (type) {
+	case OP_CONTENT:
+		return flags & OP_NEW ? ROLE_MAKE : ROLE_CONTENT;
+	case OP_DIRTY:
+		return ROLE_CONTENT;
+	case OP_SETATTR:
+		return ROLE_ATTR;
+	case OP_SETXATTR:
+	case OP_REMOVEXATTR:
+		return ROLE_XATTR;
+	case OP_LINK:
+		return i ? ROLE_MAKE : ROLE_SOURCE;
+	case OP_UNLINK:
+		return ROLE_UNLINK;
+	case OP_RMDIR:
+		return ROLE_RMDIR;
+	case OP_RENAME:
+		if (flags & OP_EXCHANGE)
+			return ROLE_EXCHANGE;
+		return i ? ROLE_MAKE : ROLE_FROM;
+	case OP_MKDIR:
+		return ROLE_MKDIR;
+	default:
+		return ROLE_MAKE;
+	}
+}
+
+enum outcome { GOES, MOVES, CLASHES };
+
+/* Both name one path: @a is what arrives, @b our own. */
+static enum outcome same_name(enum role a, enum role b)
+{
+	bool soft = a == ROLE_CONTENT || a == ROLE_ATTR || a == ROLE_XATTR || a == ROLE_SOURCE;
+
+	if (a == ROLE_EXCHANGE || b == ROLE_EXCHANGE)
+		return CLASHES;
+	if (soft && b == ROLE_FROM)
+		return MOVES;
+	if (a == ROLE_FROM || soft) {
+		if (b == ROLE_SOURCE || a == ROLE_SOURCE || a == ROLE_FROM)
+			return b == ROLE_CONTENT || b == ROLE_ATTR || b == ROLE_XATTR ||
+					       b == ROLE_SOURCE
+				       ? GOES
+				       : CLASHES;
+		return a == b && a != ROLE_CONTENT ? GOES : CLASHES;
+	}
+	return a == b && (a == ROLE_UNLINK || a == ROLE_RMDIR || a == ROLE_MKDIR) ? GOES : CLASHES;
+}
+
+/* Ours names a directory above the one that arrives. */
+static enum outcome ours_above(enum role ours)
+{
+	switch (ours) {
+	case ROLE_FROM:
+		return MOVES;
+	case ROLE_ATTR:
+	case ROLE_XATTR:
+	case ROLE_MKDIR:
+		return GOES;
+	default:
+		return CLASHES;
+	}
+}
+
+/* What arrives names a directory above ours. */
+static enum outcome ours_below(enum role arrives)
+{
+	switch (arrives) {
+	case ROLE_FROM:
+	case ROLE_ATTR:
+	case ROLE_XATTR:
+	case ROLE_MKDIR:
+		return GOES;
+	default:
+		return CLASHES;
+	}
+}
+
+static bool is_newer(const struct entry *e, uint64_t after, const struct position *seen)
+{
+	return e->op.seq > after && !position_has(seen, e->op.seq);
+}
+
+static struct entry *oldest_at(
+	const struct name *n, uint64_t after, const struct position *seen, struct entry *best)
+{
+	struct ref *ref;
+
+	if (!n)
+		return best;
+	DL_FOREACH (n->refs, ref) {
+		struct entry *e = ref->entry;
+
+		if (is_newer(e, after, seen) && (!best || e->op.seq < best->op.seq))
+			best = e;
+	}
+	return best;
+}
+
+/* The oldest entry after @after that names @path or a directory above it. */
+static struct entry *oldest_upward(const struct unseen *u, const char *path, uint64_t after,
+	const struct position *seen, struct entry *best)
+{
+	size_t len = strlen(path);
+
+	do {
+		best = oldest_at(name_find(u, path, len), after, seen, best);
+	} while (go_up(path, &len));
+	return best;
+}
+
+static bool is_hidden(const struct entry *e)
+{
+	return e->op.type == OP_CREATE || e->op.type == OP_DIRTY;
+}
+
+static bool puts_there(enum role r)
+{
+	return r == ROLE_MAKE || r == ROLE_MKDIR || r == ROLE_EXCHANGE;
+}
+
+/* One name of what arrives, on its way past our entries. */
+struct passing {
+	char **path;
+	enum role role;
+	bool apart; /* we put something of our own there: what we did to it since is another's */
+};
+
+/* Takes it past one of them. */
+static int pass(const struct entry *e, struct passing *p, struct unseen_relation *ret)
+{
+	char **path = p->path;
+
+	for (int i = 0; i < 2; i++) {
+		const char *ours = entry_path(e, i);
+		enum role b = role_of(e->op.type, e->op.flags, i);
+		enum outcome o;
+
+		if (!ours || !confine_below(*path, ours))
+			continue;
+		if (strcmp(*path, ours) != 0)
+			o = ours_above(b);
+		else
+			o = same_name(p->role, b);
+		if (strcmp(*path, ours) == 0 && o == MOVES && p->apart)
+			o = CLASHES;
+		p->apart = p->apart || (strcmp(*path, ours) == 0 && puts_there(b));
+		if (o == CLASHES) {
+			ret->clash = true;
+			ret->hidden = ret->hidden || is_hidden(e);
+		}
+		if (o == MOVES)
+			return follow(path, e->op.path, e->op.path2, false);
+	}
+	return 0;
+}
+
+static bool same_attributes(const struct op *op, const struct entry *e)
+{
+	if (op->type == OP_SETATTR)
+		return e->op.type == OP_SETATTR;
+	if (op->type == OP_MKDIR)
+		return e->op.type == OP_MKDIR || e->op.type == OP_SETATTR;
+	return (op->type == OP_SETXATTR || op->type == OP_REMOVEXATTR) && e->op.xname &&
+	       strcmp(op->xname, e->op.xname) == 0;
+}
+
+static void note_attributes(const struct op *op, const struct entry *e, struct unseen_relation *ret)
+{
+	if (strcmp(e->op.path, ret->path) != 0 || !same_attributes(op, e))
+		return;
+	ret->attr_mask |= e->op.mask;
+	if (e->op.time > ret->attr_time)
+		ret->attr_time = e->op.time;
+}
+
+/* Whether an entry that the sender had not seen lies below @path. */
+static bool unseen_below(const struct unseen *u, const char *path, const struct position *seen)
+{
+	const struct name *n = name_find(u, path, strlen(path));
+	const struct entry *e;
+
+	if (!n || n->n_below == 0)
+		return false;
+	DL_FOREACH (u->entries, e)
+		for (int i = 0; i < 2; i++) {
+			const char *ours = entry_path(e, i);
+
+			if (ours && is_newer(e, 0, seen) && confine_below(ours, path) &&
+				strcmp(ours, path) != 0)
+				return true;
+		}
+	return false;
+}
+
+static int relate(const struct unseen *u, const struct op *op, const struct position *seen,
+	struct unseen_relation *ret)
+{
+	enum role role = role_of(op->type, op->flags, 0), role2 = role_of(op->type, op->flags, 1);
+	struct passing first = {.path = &ret->path, .role = role};
+	struct passing second = {.path = &ret->path2, .role = role2};
+	uint64_t after = 0;
+	int r = 0;
+
+	while (r == 0) {
+		struct entry *e = oldest_upward(u, ret->path, after, seen, NULL);
+
+		if (ret->path2)
+			e = oldest_upward(u, ret->path2, after, seen, e);
+		if (!e)
+			break;
+		after = e->op.seq;
+		if (op->flags & OP_FORCE && is_hidden(e))
+			continue;
+		note_attributes(op, e, ret);
+		r = pass(e, &first, ret);
+		if (r == 0 && ret->path2)
+			r = pass(e, &second, ret);
+	}
+	if (ours_below(role) == CLASHES && unseen_below(u, ret->path, seen))
+		ret->clash = true;
+	if (ret->path2 && ours_below(role2) == CLASHES && unseen_below(u, ret->path2, seen))
+		ret->clash = true;
+	if (op->type == OP_RENAME && confine_below(ret->path2, ret->path))
+		ret->clash = true;
+	return r;
+}
+
+int unseen_relate(const struct unseen *u, const struct op *op, const struct position *seen,
+	struct unseen_relation *ret)
+{
+	bool two = op->type == OP_RENAME || op->type == OP_LINK;
+	int r = -ENOMEM;
+
+	*ret = (struct unseen_relation){.path = strdup(op->path)};
+	if (two)
+		ret->path2 = strdup(op->path2);
+	if (ret->path && (!two || ret->path2))
+		r = u->entries ? relate(u, op, seen, ret) : 0;
+	if (r == 0 && (strlen(ret->path) > TANDEMFS_PATH_MAX ||
+			      (two && strlen(ret->path2) > TANDEMFS_PATH_MAX)))
+		ret->clash = true;
+	if (r < 0)
+		unseen_relation_clear(ret);
+	return r;
+}
+
+void unseen_relation_clear(struct unseen_relation *r)
+{
+	free(r->path);
+	free(r->path2);
+	*r = (struct unseen_relation){0};
+}
+
+/* ---- versions ---- */
+
+static bool makes_version(const struct entry *e, const char *path, const struct fid *fid)
+{
+	switch (e->op.type) {
+	case OP_CONTENT:
+	case OP_DIRTY:
+		if (e->op.safe)
+			return false;
+		return strcmp(e->op.path, path) == 0 || (fid && fid_equal(fid, &e->op.fid));
+	case OP_CREATE:
+	case OP_MKNOD:
+	case OP_SYMLINK:
+	case OP_MKDIR:
+		return !e->op.safe && strcmp(e->op.path, path) == 0;
+	case OP_RENAME:
+		if (e->op.flags & OP_EXCHANGE && strcmp(e->op.path, path) == 0)
+			return !e->op.safe;
+		/* fallthrough */
+	case OP_LINK:
+		return !e->op.safe && strcmp(e->op.path2, path) == 0;
+	default:
+		return false;
+	}
+}
+
+static bool changes_name(const struct entry *e)
+{
+	return e->op.type != OP_CONTENT && e->op.type != OP_DIRTY && e->op.type != OP_SETATTR &&
+	       !e->op.xname;
+}
+
+bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
+	const struct position *seen)
+{
+	const struct entry *e;
+
+	DL_FOREACH (u->entries, e)
+		if ((!changes_name(e)) && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid) &&
+			strcmp(e->op.path, path) != 0)
+			return true;
+	return false;
+}
+
+const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
+	const struct fid *fid, const struct position *seen)
+{
+	const struct entry *e, *best = NULL;
+
+	DL_FOREACH (u->entries, e)
+		if (is_newer(e, 0, seen) && makes_version(e, path, fid))
+			best = e;
+	return best ? &best->op : NULL;
+}
+
+bool unseen_in_dir(const struct unseen *u, const char *dir, const struct position *seen)
+{
+	size_t len = strlen(dir);
+	const struct entry *e;
+
+	if (!name_find(u, dir, len))
+		return false;
+	DL_FOREACH (u->entries, e)
+		for (int i = 0; i < 2; i++) {
+			const char *ours = entry_path(e, i);
+
+			if (ours && changes_name(e) && is_newer(e, 0, seen) &&
+				confine_below(ours, dir) && confine_parent_len(ours) == len)
+				return true;
+		}
+	return false;
+}
+
+const struct unseen_op *unseen_rename_from(
+	const struct unseen *u, const char *path, const struct position *seen)
+{
+	const struct entry *e, *best = NULL;
+
+	DL_FOREACH (u->entries, e)
+		if (is_newer(e, 0, seen) && e->op.type == OP_RENAME &&
+			strcmp(e->op.path, path) == 0)
+			best = e;
+	return best ? &best->op : NULL;
+}
+
+void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid)
+{
 	struct entry *e;
 
-	if (!at)
-		return -ENOMEM;
-	DL_FOREACH2(u->renames, e, rename_next)
-	{
-		const struct unseen_op *r = &e->op;
-		char *to;
-
-		if (position_has(seen, r->seq))
-			continue;
-		if (confine_below(at, r->path))
-			to = moved(at, r->path, r->path2);
-		else if ((r->flags & OP_EXCHANGE) && confine_below(at, r->path2))
-			to = moved(at, r->path2, r->path);
-		else
-			continue;
-		if (!to)
-			return -ENOMEM;
-		free(at);
-		at = to;
-	}
-	if (strlen(at) > TANDEMFS_PATH_MAX)
-		return -ENAMETOOLONG;
-	*ret_path = steal_pointer(&at);
-	return 0;
+	DL_FOREACH (u->entries, e)
+		if (makes_version(e, path, fid))
+			e->op.safe = true;
 }

@@ -3,7 +3,8 @@
 #define TANDEMFS_UNSEEN_H
 
 /*
- * Our own operations that one peer may not have seen when it made those that now arrive. Not
+ * Our own operations that the peer may not have seen when it made those that now arrive, and what
+ * that means for one of these: whether it goes together with them, and under which name. Not
  * locked: the caller guards it.
  */
 
@@ -18,31 +19,72 @@ struct unseen_op {
 	uint64_t time;
 	enum op_type type;
 	uint32_t flags;
-	char *path;
+	uint32_t mask; /* of a setattr */
+	struct fid fid;
+	char *path;  /* as it is called here now: follows the peer's renames */
 	char *path2; /* only of a rename or link, else NULL */
+	char *xname; /* only of xattrs */
+	bool safe;   /* of a content: its version is in the vault already */
 };
 
 /* NULL without memory. */
 struct unseen *unseen_new(void);
 void unseen_free(struct unseen *u);
 
-/* Enters an op of ours; numbers ascend. 0, -EINVAL when @op->seq does not, or -ENOMEM: then nothing
- * changed. */
+/* Enters an op of ours, in whatever order. Restatements (OP_FORCE) and what changes nothing are
+ * left out. 0 or -ENOMEM: then nothing changed. */
 int unseen_add(struct unseen *u, const struct op *op);
+
+/* The op came to nothing. */
+void unseen_remove(struct unseen *u, uint64_t seq);
 
 /* Forgets those up to @seq: the peer has seen them in all that it will still send. */
 void unseen_drop(struct unseen *u, uint64_t seq);
 
 size_t unseen_count(const struct unseen *u);
+/* The oldest number; UINT64_MAX when there is none. */
+uint64_t unseen_oldest(const struct unseen *u);
 
-/* The oldest op after number @after that names exactly @path and is not in @seen; NULL: none. Valid
- * until the next add or drop. */
-const struct unseen_op *unseen_next(
-	const struct unseen *u, const char *path, const struct position *seen, uint64_t after);
+/* A peer's rename was carried out here: what was done below @from is below @to now. With @exchange
+ * the reverse too. 0 or -ENOMEM: then some names are stale, and conflicts may be found where there
+ * are none. */
+int unseen_moved(struct unseen *u, const char *from, const char *to, bool exchange);
 
-/* Where what the peer calls @path is here, after our renames that are not in @seen. The caller
- * frees it. 0, -ENAMETOOLONG or -ENOMEM. */
-int unseen_map(
-	const struct unseen *u, const char *path, const struct position *seen, char **ret_path);
+/* How an op of the peer stands to ours that it had not seen. */
+struct unseen_relation {
+	bool clash;  /* they cannot both be carried out as they are */
+	bool hidden; /* it clashes with what the peer is not told: a file that is being written */
+	/* The names of the op's paths here, after our renames; owned. Also set with a clash: as far
+	 * as they could be followed. */
+	char *path, *path2;
+	uint64_t attr_time; /* newest of our changes of the same attributes, ns; 0: none */
+	uint32_t attr_mask; /* which of them */
+};
+/* A restatement (OP_FORCE) is not held up by files that are being written. 0 or -ENOMEM. The caller
+ * clears *ret. */
+int unseen_relate(const struct unseen *u, const struct op *op, const struct position *seen,
+	struct unseen_relation *ret);
+void unseen_relation_clear(struct unseen_relation *r);
+
+/* The newest of ours, not in @seen, that made the name @path what it is (creation, content, rename
+ * or link onto it) or changed the content of the inode @fid (NULL: any); NULL: none, or it is safe.
+ * Valid until the next change. */
+const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
+	const struct fid *fid, const struct position *seen);
+
+/* Whether there is one, not in @seen, that changed content or attributes of the inode @fid by
+ * another name than @path. */
+bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
+	const struct position *seen);
+
+/* Whether there is one, not in @seen, that changed a name in the directory @dir. */
+bool unseen_in_dir(const struct unseen *u, const char *dir, const struct position *seen);
+
+/* The newest rename of ours, not in @seen, that took something away from @path; NULL: none. */
+const struct unseen_op *unseen_rename_from(
+	const struct unseen *u, const char *path, const struct position *seen);
+
+/* Our version at @path (and of @fid, NULL: any) is in the vault: it needs no more care. */
+void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid);
 
 #endif
