@@ -21,6 +21,8 @@
 #include "position.h"
 #include "remote.h"
 #include "replicate.h"
+#include "unseen.h"
+#include "vault.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -37,6 +39,10 @@ struct origin {
 	struct origin *next;
 	char id[WIRE_ID_LEN + 1];
 	struct position applied; /* guarded by replica.lock */
+	/* What had been applied when the oldest question was asked that is still open: as long as
+	 * we do not know what stands at some name, our changes must not count as made in the
+	 * knowledge of what came since. Guarded by replica.lock. */
+	struct position frozen;
 	/* for status; guarded by replica.lock */
 	uint64_t applied_ops;
 	bool seen;     /* has said hello since the start */
@@ -69,7 +75,23 @@ struct peer {
 struct dirty {
 	UT_hash_handle hh;
 	uint64_t seq;
-	struct op op; /* the OP_CREATE or OP_DIRTY */
+	struct op op; /* the OP_CREATE or OP_DIRTY; its path follows renames */
+	bool orphan;  /* the file has lost its name to the peer's version */
+};
+
+/* A question to the peer that it has not answered. */
+struct ask {
+	struct ask *next, *prev;
+	uint64_t seq; /* of the OP_ASK; 0: just being journaled */
+	char *path;
+	bool deep;
+};
+
+/* An open file that lost its name to the peer's version; its bytes are a link in the vault. */
+struct orphan {
+	struct orphan *next;
+	struct fid fid;
+	char name[VAULT_NAME_SIZE];
 };
 
 struct aborted {
@@ -88,6 +110,7 @@ struct replica {
 	struct journal *journal;
 	struct tree *tree;
 	struct changes *changes;
+	struct vault *vault;
 	struct peer *peers;
 	size_t n_peers;
 	struct inbound *inbound;
@@ -108,6 +131,12 @@ struct replica {
 	struct origin *origins; /* only ever grows */
 	struct pairings pairings;
 	struct dirty *dirty;
+	struct unseen *unseen;
+	struct ask *asks; /* ascending */
+	struct orphan *orphans;
+	/* Once all of the peer's ops up to unseen_head were applied, it has seen ours up to
+	 * unseen_upto in all that it still sends. */
+	uint64_t unseen_head, unseen_upto;
 };
 
 /* ---- replica.c ---- */
@@ -132,6 +161,27 @@ void replica_touch_parents(struct replica *r, const struct op *op, const uint64_
 /* Bytes of the whole file that the OP_CONTENT @op names, as its path is now; 0 when that is not a
  * file, or only ranges changed. */
 uint64_t replica_content_size(struct replica *r, const struct op *op);
+
+/* The number of the mark that says that a local writer changed the file at @path, inode @fid (may
+ * be NULL), and has not closed it; 0: none. */
+uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fid *fid);
+/* Whether that mark says that the file is new. */
+bool replica_dirty_new(struct replica *r, uint64_t seq);
+
+/* Journals @op, which describes what is so already (a restatement, a question, an entry of the
+ * vault). */
+int replica_say(struct replica *r, struct op *op);
+
+/* Asks the peer what stands at @path; a question about it that is open already is enough, unless
+ * @again. 0 or -errno. */
+int replica_ask(struct replica *r, const char *path, bool deep, bool again);
+/* Whether @path is above, at or below a name of which we await the answer. */
+bool replica_is_asked(struct replica *r, const char *path);
+/* What is called @from is called @to from now on: questions follow, and with @theirs (a peer's
+ * rename) our changes that the peer had not seen. */
+void replica_moved(struct replica *r, const char *from, const char *to, bool exchange, bool theirs);
+/* The peer has answered all questions up to @seq. */
+void replica_answered(struct replica *r, uint64_t seq);
 
 bool replica_is_aborted(struct replica *r, uint64_t seq);
 
@@ -174,7 +224,24 @@ void peer_set_state(struct peer *p, enum peer_state state, const char *error);
 /* The name of the peer for log lines: its node's name, or the host before the first contact. */
 const char *peer_label(const struct peer *p);
 
+/* ---- keep.c ---- */
+/* A version that loses. */
+struct keep {
+	const char *path;  /* where it stands */
+	const char *maker; /* name of the node that made it; NULL: this one */
+	const char *maker_id, *winner;
+	uint64_t seq;   /* the maker's number; 0: of our newest change of it */
+	uint64_t other; /* number of the op that took its place */
+	bool leaves;    /* as for vault_keep() */
+};
+/* Puts it into the vault here and at the peer. 0 or -errno. */
+int keep_version(struct replica *r, const struct keep *k);
+/* Journals an entry of the vault for the peer. */
+int keep_tell(struct replica *r, const char *name);
+
 /* ---- recover.c ---- */
+/* A local OP_ASK was read from the journal: enters the question. 0 or -ENOMEM. */
+int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep);
 void replica_checkpoint(void *ctx, struct buf *dst);
 int replica_recover(struct replica *r);
 

@@ -7,6 +7,10 @@
  * the locks of its paths; the origin's position moves with it. So a crash leaves at most one
  * operation per origin in doubt, and recovery asks the tree about that one.
  *
+ * Before it is applied it is taken past our changes that its sender had not seen (unseen.c). If
+ * they do not go together, or the tree is not as the sender's was, one of the two nodes decides
+ * (resolve.c), and the other asks it (restate.c).
+ *
  * What cannot be applied for a reason that may pass (disk full, quota, read-only, permission) is
  * parked: its number counts as missing, operations that are related to it queue behind it, all
  * others go on. It is tried again every second.
@@ -151,7 +155,7 @@ static bool staged_digest(
 	return v->digests && digest_staged_take(v->digests, ino, name, ret, ret_done);
 }
 
-static struct apply_target target_of(struct receiver *v)
+struct apply_target receiver_target(struct receiver *v)
 {
 	return (struct apply_target){.root = v->replica->root,
 		.scratch = v->replica->scratch,
@@ -161,10 +165,21 @@ static struct apply_target target_of(struct receiver *v)
 		.ctx = v};
 }
 
-static int apply_locked(struct receiver *v, struct op *op, struct remote_record *m)
+/* What the change means for the tables that follow the names. */
+static void tell_applied(struct receiver *v, const struct op *op, const struct apply_result *result)
 {
 	struct replica *r = v->replica;
-	struct apply_target target = target_of(v);
+
+	if (op->type == OP_RENAME)
+		replica_moved(r, op->path, op->path2, op->flags & OP_EXCHANGE, true);
+	if (r->hooks.applied)
+		r->hooks.applied(r->hooks.ctx, op, result);
+}
+
+int incoming_apply(struct receiver *v, struct op *op, struct remote_record *m)
+{
+	struct replica *r = v->replica;
+	struct apply_target target = receiver_target(v);
 	struct apply_result result = {0};
 	uint64_t own;
 	int e;
@@ -185,74 +200,514 @@ static int apply_locked(struct receiver *v, struct op *op, struct remote_record 
 	replica_touch_parents(r, op, m->touch);
 	replica_saw_time(r, op->time);
 	(void)move_position(v, m); /* PASS and LATE cannot fail */
-	if (r->hooks.applied)
-		r->hooks.applied(r->hooks.ctx, op, &result);
+	tell_applied(v, op, &result);
 	journal_settle(r->journal, own);
 	return 0;
 }
 
-static int apply_op(struct receiver *v, struct op *op)
+int incoming_step(struct receiver *v, struct op *op)
 {
-	struct replica *r = v->replica;
-	bool renames = op->type == OP_RENAME;
-	struct remote_record m =
-		record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
-	struct tree_guard guard = {0};
-	struct apply_target target = target_of(v);
-	uint64_t started = clock_mono_ms();
-	int e = op_prepare(&target, op);
+	struct apply_target target = receiver_target(v);
+	struct apply_result result = {0};
+	int e;
 
-	if (e < 0)
-		return e;
-	tree_lock(r->tree, renames ? TREE_RENAME : TREE_CHANGE);
-	if (!renames)
-		tree_guard(r->tree, op->path, op->type == OP_LINK ? op->path2 : NULL, &guard);
-	e = apply_locked(v, op, &m);
-	if (!renames)
-		tree_unguard(&guard);
-	tree_unlock(r->tree);
+	(void)fid_of_path(v->replica->root, op->path, &op->fid);
+	e = op_apply(&target, op, &result);
 	if (e == 0)
-		log_applied(v, op, started);
-	else
-		op_unprepare(&target, op);
+		tell_applied(v, op, &result);
 	return e;
 }
 
-/* The tree is not as the sender's was. Both servers changed related names: what arrives late gives
- * way, and both trees are compared by `tandemfs verify`. */
+/* Removes what is in the directory, and then it. */
+static int remove_dir(struct receiver *v, const char *path, uint64_t time)
+{
+	struct op op = {.type = OP_RMDIR, .path = (char *)path, .time = time};
+	_cleanup_closedir_ DIR *d = NULL;
+	const struct dirent *entry;
+	int e = 0, fd = confine_open(v->replica->root, path, O_RDONLY | O_DIRECTORY, 0);
+
+	if (fd < 0)
+		return fd;
+	d = fdopendir(fd);
+	if (!d) {
+		e = -errno;
+		(void)close(fd);
+		return e;
+	}
+	while (e == 0 && (errno = 0, entry = readdir(d))) {
+		_cleanup_free_ char *below = NULL;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (asprintf(&below, "%s/%s", path, entry->d_name) < 0)
+			return below = NULL, -ENOMEM;
+		e = incoming_remove(v, below, time);
+	}
+	return e < 0 ? e : incoming_step(v, &op);
+}
+
+int incoming_remove(struct receiver *v, const char *path, uint64_t time)
+{
+	struct op op = {.type = OP_UNLINK, .path = (char *)path, .time = time};
+	struct stat st;
+	int e = confine_stat(v->replica->root, path, &st);
+
+	if (e == -ENOENT || e == -ENOTDIR)
+		return 0;
+	if (e == 0)
+		e = S_ISDIR(st.st_mode) ? remove_dir(v, path, time) : incoming_step(v, &op);
+	return e;
+}
+
+/* ---- alone, or with changes of ours ---- */
+
+/* What the two ways of an op's life need of it, and what is put back when it is tried later. */
+struct attempt {
+	struct receiver *v;
+	struct op *op;
+	const struct position *seen;
+	struct remote_record m;
+	enum op_type type;
+	uint32_t flags, mask;
+	char *path, *path2; /* as the sender calls them; owned */
+};
+
+static int attempt_begin(
+	struct attempt *a, struct receiver *v, struct op *op, const struct position *seen)
+{
+	*a = (struct attempt){.v = v,
+		.op = op,
+		.seen = seen,
+		.m = record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS),
+		.type = op->type,
+		.flags = op->flags,
+		.mask = op->mask,
+		.path = strdup(op->path),
+		.path2 = op->path2 ? strdup(op->path2) : NULL};
+	return a->path && (!op->path2 || a->path2) ? 0 : -ENOMEM;
+}
+
+static void restore(struct attempt *a)
+{
+	struct op *op = a->op;
+
+	free(op->path);
+	free(op->path2);
+	op->path = steal_pointer(&a->path);
+	op->path2 = steal_pointer(&a->path2);
+	op->type = a->type;
+	op->flags = a->flags;
+	op->mask = a->mask;
+}
+
+static void attempt_clear(struct attempt *a)
+{
+	free(a->path);
+	free(a->path2);
+}
+#define _cleanup_attempt_ __attribute__((cleanup(attempt_clear)))
+
+static int relate(struct attempt *a, struct unseen_relation *ret)
+{
+	struct replica *r = a->v->replica;
+	int e;
+
+	(void)pthread_mutex_lock(&r->lock);
+	e = unseen_relate(r->unseen, a->op, a->seen, ret);
+	(void)pthread_mutex_unlock(&r->lock);
+	return e;
+}
+
+static bool changes_content(const struct op *op)
+{
+	return op->type != OP_SETATTR && op->type != OP_SETXATTR && op->type != OP_REMOVEXATTR &&
+	       op->type != OP_LINK && op->type != OP_RENAME;
+}
+
+/* The name whose content the op changes or whose file it takes away; NULL: of none. */
+static const char *taken_name(struct attempt *a, const struct unseen_relation *rel)
+{
+	if (a->op->type == OP_RENAME || a->op->type == OP_LINK)
+		return rel->path2;
+	return changes_content(a->op) ? rel->path : NULL;
+}
+
+/* The mark of a local writer who has the file open that the op would change or take away; 0: there
+ * is none. */
+static uint64_t open_file(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+	const char *path = taken_name(a, rel);
+	struct fid fid;
+
+	if (!path)
+		return 0;
+	return fid_of_path(r->root, path, &fid) == 0 ? replica_dirty_mark(r, path, &fid) : 0;
+}
+
+/* Whether we changed the file by another of its names, which the sender had not seen. */
+static bool is_changed_elsewhere(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+	struct stat st;
+	struct fid fid;
+	bool changed;
+
+	if (a->op->type == OP_RENAME || a->op->type == OP_LINK || a->op->type == OP_UNLINK ||
+		confine_stat(r->root, rel->path, &st) < 0 || st.st_nlink < 2 ||
+		fid_of_path(r->root, rel->path, &fid) < 0)
+		return false;
+	(void)pthread_mutex_lock(&r->lock);
+	changed = unseen_elsewhere(r->unseen, rel->path, &fid, a->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	return changed;
+}
+
+static bool is_alone(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+
+	if (rel->clash || open_file(a, rel) || is_changed_elsewhere(a, rel))
+		return false;
+	return !replica_is_asked(r, a->op->path) && !replica_is_asked(r, rel->path) &&
+	       (!rel->path2 ||
+		       (!replica_is_asked(r, a->op->path2) && !replica_is_asked(r, rel->path2)));
+}
+
+/* An answer finds nothing of ours that its sender had not seen, and the name still is called so
+ * here. */
+static bool is_final(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+	bool disturbed = rel->clash || strcmp(rel->path, a->op->path) != 0 ||
+			 (rel->path2 && strcmp(rel->path2, a->op->path2) != 0);
+
+	if (disturbed || a->op->type != OP_SETATTR)
+		return !disturbed;
+	(void)pthread_mutex_lock(&r->lock);
+	disturbed = unseen_in_dir(r->unseen, rel->path, a->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	return !disturbed;
+}
+
+static bool newer_here(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+
+	if (rel->attr_time != a->op->time)
+		return rel->attr_time > a->op->time;
+	return rel->attr_time && strcmp(r->node.id, a->v->origin->id) > 0;
+}
+
+/* Gives the op the names that its paths have here, and leaves out attributes that were changed
+ * later here. False: nothing of it is left. */
+static bool adapt(struct attempt *a, struct unseen_relation *rel)
+{
+	struct op *op = a->op;
+	struct stat st;
+
+	free(op->path);
+	op->path = steal_pointer(&rel->path);
+	if (rel->path2) {
+		free(op->path2);
+		op->path2 = steal_pointer(&rel->path2);
+	}
+	if (!newer_here(a, rel))
+		return true;
+	if (op->type == OP_SETATTR) {
+		op->mask &= ~rel->attr_mask;
+		return op->mask != 0;
+	}
+	if (op->type == OP_MKDIR)
+		return confine_stat(a->v->replica->root, op->path, &st) < 0;
+	return op->type != OP_SETXATTR && op->type != OP_REMOVEXATTR;
+}
+
+/* The directories of the names, as the sender calls them and as they are called here, are as young
+ * as the op. */
+static void touch_names(struct attempt *a)
+{
+	struct replica *r = a->v->replica;
+	struct op as_sent = *a->op;
+	uint64_t times[2];
+
+	as_sent.type = a->type;
+	as_sent.path = a->path;
+	as_sent.path2 = a->path2;
+	replica_parent_times(r, a->op, times);
+	replica_touch_parents(r, a->op, times);
+	replica_parent_times(r, &as_sent, times);
+	replica_touch_parents(r, &as_sent, times);
+	replica_saw_time(r, a->op->time);
+}
+
+/* Nothing has to be done for the op here; the directories of its names are as young as if. */
+static int pass_over(struct attempt *a)
+{
+	touch_names(a);
+	return note_number(a->v, a->m.seq, a->m.how);
+}
+
+/* -ECANCELED: it meets changes of ours. */
+static int apply_alone(struct attempt *a)
+{
+	struct replica *r = a->v->replica;
+	struct op *op = a->op;
+	bool renames = op->type == OP_RENAME;
+	struct tree_guard guard = {0};
+	struct unseen_relation rel = {0};
+	int e;
+
+	tree_lock(r->tree, renames ? TREE_RENAME : TREE_CHANGE);
+	e = relate(a, &rel);
+	if (e == 0 && !renames)
+		tree_guard(r->tree, rel.path, rel.path2, &guard);
+	if (e == 0 && !is_alone(a, &rel))
+		e = -ECANCELED;
+	if (e == 0)
+		e = adapt(a, &rel) ? incoming_apply(a->v, op, &a->m) : pass_over(a);
+	if (!renames)
+		tree_unguard(&guard);
+	tree_unlock(r->tree);
+	unseen_relation_clear(&rel);
+	return e;
+}
+
+/* ---- what does not go together ---- */
+
+/* The one of the two nodes whose tree is right while they differ. */
+static bool decides(const struct receiver *v)
+{
+	return strcmp(v->replica->node.id, v->origin->id) < 0;
+}
+
+static void drop_content(struct attempt *a)
+{
+	struct receiver *v = a->v;
+	struct apply_target target = receiver_target(v);
+	struct op *op = a->op;
+
+	if (!op->content || !op->content->stage[0])
+		return;
+	op_unprepare(&target, op);
+	if (unlinkat(v->stage, op->content->stage, 0) < 0 && errno != ENOENT)
+		log_warning("cannot delete a staged content: %s", strerror(errno));
+}
+
+static int ask_about(struct attempt *a, const struct unseen_relation *rel, bool again)
+{
+	struct replica *r = a->v->replica;
+	bool deep = a->type == OP_RENAME;
+	int e = replica_ask(r, a->path, false, again);
+
+	if (e == 0 && strcmp(rel->path, a->path) != 0)
+		e = replica_ask(r, rel->path, false, again);
+	if (e == 0 && rel->path2)
+		e = replica_ask(r, a->path2, deep, again);
+	if (e == 0 && rel->path2 && strcmp(rel->path2, a->path2) != 0)
+		e = replica_ask(r, rel->path2, deep, again);
+	return e;
+}
+
+/* Does nothing, and asks the other node what stands at the names. */
+static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
+{
+	char text[400];
+	int e;
+
+	log_info("conflict: %s from %s meets changes of this node: it is asked what stands there",
+		op_describe(a->op, text, sizeof(text)), a->v->sender.name);
+	e = ask_about(a, rel, a->flags & OP_FORCE);
+	if (e == 0)
+		e = pass_over(a);
+	if (e == 0)
+		drop_content(a);
+	return e;
+}
+
+static int tell(struct attempt *a, const char *theirs, const char *ours, bool deep)
+{
+	struct replica *r = a->v->replica;
+	int e = restate(r, theirs, deep);
+
+	return e == 0 && strcmp(theirs, ours) != 0 ? restate(r, ours, deep) : e;
+}
+
+/* Decides. With @unknown the peer does not know that there is anything to ask: it is told. */
+static int decide(struct attempt *a, bool unknown)
+{
+	bool apply;
+	int e;
+
+	a->op->flags &= ~(uint32_t)(a->type == OP_UNLINK ? 0 : OP_FORCE);
+	e = resolve(a->v, a->op, a->seen, &apply);
+	if (e == 0)
+		e = apply ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);
+	if (e == 0 && !apply)
+		drop_content(a);
+	if (e < 0 || !unknown)
+		return e;
+	e = tell(a, a->path, a->op->path, false);
+	if (e == 0 && a->path2 && (a->type == OP_RENAME || a->type == OP_LINK))
+		e = tell(a, a->path2, a->op->path2, true);
+	return e;
+}
+
+static int settle_conflict(struct attempt *a, bool drift)
+{
+	struct replica *r = a->v->replica;
+	struct unseen_relation rel;
+	int e;
+
+	tree_lock(r->tree, TREE_RENAME);
+	e = relate(a, &rel);
+	if (e == 0 && decides(a->v))
+		e = decide(a, drift || rel.hidden || open_file(a, &rel));
+	else if (e == 0)
+		e = leave_to_peer(a, &rel);
+	tree_unlock(r->tree);
+	unseen_relation_clear(&rel);
+	return e;
+}
+
+/* The tree is not as the sender's was. */
 static bool is_drift(int error)
 {
 	return error == -ENOENT || error == -ENOTDIR || error == -EEXIST || error == -EISDIR ||
 	       error == -ENOTEMPTY || error == -ELOOP || error == -EXDEV || error == -ENODATA;
 }
 
-static int give_way(struct receiver *v, const struct op *op, int error)
+/* A restatement: what is in its way gives way. */
+static int make_way(struct attempt *a)
 {
-	char text[512];
-	uint64_t ignored;
-	struct remote_record m =
-		record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
-	int e;
+	struct op *op = a->op;
+	const char *path = op->type == OP_LINK ? op->path2 : op->path;
+	struct replica *r = a->v->replica;
+	struct stat st, from = {0};
+	int e = confine_stat(r->root, path, &st);
 
-	log_warning("%s from %s does not fit here and is passed over: %s",
-		op_describe(op, text, sizeof(text)), v->sender.name, strerror(-error));
-	if (op->content && op->content->stage[0] && unlinkat(v->stage, op->content->stage, 0) < 0)
-		log_warning("cannot delete a staged content: %s", strerror(errno));
-	m.how = REMOTE_VOID;
-	e = append_remote(v, &m, NULL, false, &ignored);
-	return e < 0 ? e : move_position(v, &m);
+	if (op->type == OP_SETATTR || op->type == OP_SETXATTR)
+		return 0;
+	if (e < 0)
+		return e == -ENOENT || e == -ENOTDIR ? 0 : e;
+	if (op->type == OP_LINK && confine_stat(r->root, op->path, &from) == 0 &&
+		from.st_ino == st.st_ino)
+		return 0;
+	if ((op->type == OP_MKDIR && S_ISDIR(st.st_mode)) ||
+		(op->type == OP_CONTENT && S_ISREG(st.st_mode)))
+		return 0;
+	return incoming_remove(a->v, path, op->time);
 }
 
-static int carry_out(struct receiver *v, struct op *op)
+/* A local writer has the file open. A new one the peer cannot have removed: it stays. Another one
+ * keeps its inode, as an entry of the vault. */
+static int spare_writer(struct attempt *a, const struct unseen_relation *rel, bool *ret_spare)
+{
+	struct receiver *v = a->v;
+	uint64_t mark = open_file(a, rel);
+	struct keep k = {.path = taken_name(a, rel),
+		.winner = v->sender.name,
+		.seq = mark,
+		.other = a->op->seq,
+		.leaves = true};
+
+	if (!mark)
+		return 0;
+	*ret_spare = a->op->type == OP_UNLINK && replica_dirty_new(v->replica, mark);
+	return *ret_spare ? 0 : keep_version(v->replica, &k);
+}
+
+static int apply_forced(struct attempt *a)
+{
+	struct replica *r = a->v->replica;
+	struct unseen_relation rel = {0};
+	bool spare = false;
+	int e;
+
+	tree_lock(r->tree, TREE_RENAME);
+	e = relate(a, &rel);
+	if (e == 0 && !is_final(a, &rel))
+		e = -ECANCELED;
+	if (e == 0)
+		e = spare_writer(a, &rel, &spare);
+	if (e == 0 && !spare)
+		e = make_way(a);
+	if (e == 0)
+		e = !spare && adapt(a, &rel) ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);
+	tree_unlock(r->tree);
+	unseen_relation_clear(&rel);
+	return e;
+}
+
+static int apply_op(struct receiver *v, struct op *op, const struct position *seen)
+{
+	struct apply_target target = receiver_target(v);
+	_cleanup_attempt_ struct attempt a;
+	uint64_t started = clock_mono_ms();
+	int e = attempt_begin(&a, v, op, seen);
+
+	if (e == 0)
+		e = op_prepare(&target, op);
+	if (e < 0)
+		return e;
+	e = op->flags & OP_FORCE ? apply_forced(&a) : apply_alone(&a);
+	if (e == -ECANCELED)
+		e = settle_conflict(&a, false);
+	else if (is_drift(e))
+		e = settle_conflict(&a, true);
+	if (e == 0) {
+		log_applied(v, op, started);
+	} else {
+		op_unprepare(&target, op);
+		restore(&a);
+	}
+	return e;
+}
+
+static int take_answer(struct receiver *v, const struct op *op)
+{
+	struct remote_record m =
+		record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
+	uint64_t ignored;
+	int e = append_remote(v, &m, op, false, &ignored);
+
+	if (e < 0)
+		return e;
+	replica_answered(v->replica, op->about);
+	return move_position(v, &m);
+}
+
+static int take_vault(struct receiver *v, struct op *op)
+{
+	struct apply_target target = receiver_target(v);
+	bool own = op->path2 && strncmp(op->path2, v->replica->node.id, WIRE_ID_LEN) == 0;
+	int e = 0;
+
+	/* of our own version there may be a link here into which somebody still writes */
+	if (!(own && !(op->flags & OP_GONE) && vault_has(v->replica->vault, op->path2)))
+		e = vault_take(v->replica->vault, &target, op);
+	return e < 0 ? e : note_number(v, op->seq, REMOTE_PASS);
+}
+
+static int carry_out(struct receiver *v, struct op *op, const struct position *seen)
 {
 	int e;
 
-	if (op->type == OP_FSYNC) {
+	switch (op->type) {
+	case OP_FSYNC:
 		e = sync_path(v, op);
-		return e < 0 ? e : note_number(v, op->seq, REMOTE_PASS);
+		break;
+	case OP_ASK:
+		e = restate_answer(v, op, seen);
+		break;
+	case OP_ANSWER:
+		return take_answer(v, op);
+	case OP_VAULT:
+		return take_vault(v, op);
+	default:
+		return apply_op(v, op, seen);
 	}
-	e = apply_op(v, op);
-	return is_drift(e) ? give_way(v, op, e) : e;
+	return e < 0 ? e : note_number(v, op->seq, REMOTE_PASS);
 }
 
 /* ---- parking ---- */
@@ -287,7 +742,7 @@ static bool waits_behind(const struct receiver *v, const struct op *op)
 	return false;
 }
 
-static int park(struct receiver *v, struct op *op, int error)
+static int park(struct receiver *v, struct op *op, const struct position *seen, int error)
 {
 	struct parked *p;
 	int e;
@@ -303,6 +758,7 @@ static int park(struct receiver *v, struct op *op, int error)
 	if (!p)
 		return -EAGAIN;
 	p->op = *op;
+	p->seen = *seen;
 	p->error = error;
 	*op = (struct op){0};
 	v->parked_bytes += p->op.content && p->op.content->data ? p->op.content->data_len : 0;
@@ -355,7 +811,7 @@ void incoming_retry(struct receiver *v)
 
 		if (is_behind(v, p))
 			continue;
-		e = carry_out(v, &p->op);
+		e = carry_out(v, &p->op, &p->seen);
 		if (e == 0) {
 			log_notice("%s from %s could be applied now", p->op.path, v->sender.name);
 			unpark(v, p);
@@ -388,11 +844,11 @@ static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 	}
 	op.seq = seq;
 	if (waits_behind(v, &op))
-		return park(v, &op, 0);
-	e = carry_out(v, &op);
+		return park(v, &op, &seen, 0);
+	e = carry_out(v, &op, &seen);
 	if (e == 0 || e == -EBADMSG || e == -EAGAIN)
 		return e;
-	return park(v, &op, e);
+	return park(v, &op, &seen, e);
 }
 
 int incoming_frame(struct receiver *v, const struct wire_frame *f)

@@ -259,10 +259,17 @@ static bool is_gone(int error)
 	return error == -ESTALE || error == -ENOENT || error == -ENOTDIR || error == -ELOOP;
 }
 
+static int open_content(struct replica *r, const struct op *op)
+{
+	if (op->type == OP_VAULT)
+		return vault_read(r->vault, op->path2, NULL);
+	return fid_open(r->root, &op->fid, op->path, O_RDONLY | O_NOFOLLOW);
+}
+
 static int send_content(struct sender *s, struct op *op, const struct local_head *head)
 {
 	struct replica *r = s->replica;
-	_cleanup_close_ int fd = fid_open(r->root, &op->fid, op->path, O_RDONLY | O_NOFOLLOW);
+	_cleanup_close_ int fd = open_content(r, op);
 	struct stat st;
 	int e = fd < 0 ? fd : 0;
 
@@ -312,10 +319,12 @@ static void mark_gone(struct sender *s, struct op *op)
 static int send_op(struct sender *s, struct op *op, const struct local_head *head)
 {
 	if (op->type == OP_CONTENT) {
-		if (!(op->flags & OP_LATE) && !take_pending(s, op))
+		if (!(op->flags & (OP_LATE | OP_FORCE)) && !take_pending(s, op))
 			return 0;
 		return send_content(s, op, head);
 	}
+	if (op->type == OP_VAULT && !(op->flags & OP_GONE))
+		return send_content(s, op, head);
 	mark_gone(s, op);
 	return put_frame(s, WIRE_OP, op, head, clock_mono_ms());
 }
@@ -466,8 +475,8 @@ static int send_unready(struct sender *s)
 		LL_DELETE(s->unready, u);
 		drop_deferred(s, u->op.seq);
 		s->barrier = false;
-		(void)take_pending(
-			s, &u->op); /* not covered: it was taken before the writer came */
+		if (!(u->op.flags & OP_FORCE)) /* not covered: taken before the writer came */
+			(void)take_pending(s, &u->op);
 		r = send_content(s, &u->op, &u->head);
 		op_clear(&u->op);
 		free(u);

@@ -72,7 +72,6 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 		.epoch = v->epoch,
 		.beat = v->beat,
 		.durable = v->durable,
-		.head = replica_head(r),
 		.restart = v->damaged,
 		.refused = !v->accepted,
 		.stuck_seq = v->parked ? v->parked->op.seq : 0,
@@ -81,6 +80,7 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 	(void)snprintf(a->id, sizeof(a->id), "%s", r->node.id);
 	(void)snprintf(a->problem, sizeof(a->problem), "%s", v->problem);
 	a->applied = v->shown;
+	a->head = v->shown_head;
 }
 
 /* What was applied can be acknowledged once the kernel shows nothing older. A sign of life in the
@@ -95,6 +95,7 @@ static void show(struct receiver *v)
 		r->hooks.settle(r->hooks.ctx);
 	(void)pthread_mutex_lock(&r->lock);
 	v->shown = v->origin->applied;
+	v->shown_head = r->asks ? UINT64_MAX : replica_head(r);
 	(void)pthread_mutex_unlock(&r->lock);
 	v->unshown = false;
 	v->ack_due = true;

@@ -13,7 +13,8 @@
 struct parked {
 	struct parked *next;
 	struct op op;
-	int error; /* of the last try; 0: waits behind another */
+	struct position seen; /* of ours, by the sender, when it made the op */
+	int error;            /* of the last try; 0: waits behind another */
 };
 /* Beyond this many bytes of parked contents the log is not read on. */
 #define PARKED_BYTES_MAX (16u << 20)
@@ -36,11 +37,12 @@ struct receiver {
 	size_t in_pos;
 	bool damaged; /* the session has to begin anew */
 	struct position
-		shown;    /* what may be acknowledged: no kernel cache here hides it any more */
-	bool unshown;     /* something was applied since */
-	bool unsealed;    /* something was applied since the last seal() */
-	bool ack_due;     /* something changed since the last ack */
-	uint64_t beat_ms; /* when the beat last moved */
+		shown;       /* what may be acknowledged: no kernel cache here hides it any more */
+	uint64_t shown_head; /* all that is newer than this number here was made after it */
+	bool unshown;        /* something was applied since */
+	bool unsealed;       /* something was applied since the last seal() */
+	bool ack_due;        /* something changed since the last ack */
+	uint64_t beat_ms;    /* when the beat last moved */
 	char problem[512];
 	struct parked *parked;
 	size_t parked_bytes;
@@ -69,5 +71,36 @@ void incoming_retry(struct receiver *v);
 
 /* Forgets what is parked (it stays among the missing: the sender has it). */
 void incoming_forget(struct receiver *v);
+
+/* Where ops of this sender are applied. */
+struct apply_target receiver_target(struct receiver *v);
+
+/* Applies @op as number @m->seq of its origin: record, change, directory times, position, hook. The
+ * tree is locked as for the op. 0 or -errno with nothing changed. */
+int incoming_apply(struct receiver *v, struct op *op, struct remote_record *m);
+
+/* Carries out a part of what an op comes to, without a record: should it be cut short, the op
+ * comes again. The tree is locked in TREE_RENAME mode. 0 or -errno. */
+int incoming_step(struct receiver *v, struct op *op);
+
+/* Nothing at @path any more, of whatever type. As incoming_step(). */
+int incoming_remove(struct receiver *v, const char *path, uint64_t time);
+
+/* ---- resolve.c ---- */
+
+/* @op and changes of ours, of which neither side had seen the other's, do not go together. This
+ * node decides what becomes of them; the other asks it. The tree is locked in TREE_RENAME mode.
+ * *ret_apply: the op, changed as need be, is to be applied; else it is settled. 0 or -errno
+ * (tried again later). */
+int resolve(struct receiver *v, struct op *op, const struct position *seen, bool *ret_apply);
+
+/* ---- restate.c ---- */
+
+/* Journals what stands at @path, with @deep also all below it, for the peer: what it has there
+ * gives way. The tree is locked in TREE_RENAME mode. */
+int restate(struct replica *r, const char *path, bool deep);
+
+/* Carries out an OP_ASK of the peer. */
+int restate_answer(struct receiver *v, const struct op *op, const struct position *seen);
 
 #endif

@@ -4,10 +4,11 @@
  * What a node knows after a start, from its journal alone.
  *
  * A checkpoint, the first record of each segment, holds what older segments had told:
- *     u8 version (1)
- *     u16 origins, each: 16 bytes id, position
+ *     u8 version (2)
+ *     u16 origins, each: 16 bytes id, position, position frozen (equal while no question is open)
  *     u16 peers, each: string url, u64 acknowledged
  *     u32 dirty marks, each: u64 seq, blob op (OP_ENCODE_LOCAL)
+ *     u32 open questions, each: u64 seq, string path, u8 deep
  *
  * Recovery goes over the journal twice: first for the numbers that were aborted, then for the rest,
  * from the oldest checkpoint on. It ends with three questions:
@@ -30,8 +31,9 @@
 
 #include <errno.h>
 #include <string.h>
+#include <utlist.h>
 
-#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_VERSION 2
 
 /* A record whose change may not have been made. */
 struct doubt {
@@ -64,6 +66,26 @@ static void put_dirty(struct buf *b, const struct dirty *d)
 	b->failed |= op.failed;
 }
 
+/* One that is just being journaled follows the checkpoint as a record. */
+static void put_asks(struct buf *b, const struct replica *r)
+{
+	const struct ask *a;
+	size_t at = b->len;
+	uint32_t n = 0;
+
+	buf_put_u32(b, 0);
+	DL_FOREACH (r->asks, a) {
+		if (!a->seq)
+			continue;
+		buf_put_u64(b, a->seq);
+		buf_put_string(b, a->path);
+		buf_put_u8(b, a->deep);
+		n++;
+	}
+	if (!b->failed)
+		buf_set_u32(b, at, n);
+}
+
 void replica_checkpoint(void *ctx, struct buf *b)
 {
 	struct replica *r = ctx;
@@ -81,6 +103,7 @@ void replica_checkpoint(void *ctx, struct buf *b)
 		id_to_raw(o->id, raw);
 		buf_put(b, raw, sizeof(raw));
 		position_encode(&o->applied, b);
+		position_encode(r->asks ? &o->frozen : &o->applied, b);
 	}
 	if (!b->failed)
 		memcpy(b->data + at, &(uint16_t){n}, sizeof(n));
@@ -92,6 +115,7 @@ void replica_checkpoint(void *ctx, struct buf *b)
 	buf_put_u32(b, HASH_COUNT(r->dirty));
 	HASH_ITER (hh, r->dirty, d, next)
 		put_dirty(b, d);
+	put_asks(b, r);
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
@@ -152,6 +176,7 @@ static int take_checkpoint(struct replica *r, struct reader src)
 		if (!o)
 			return -ENOMEM;
 		position_decode(&src, &o->applied);
+		position_decode(&src, &o->frozen);
 	}
 	n = reader_u16(&src);
 	for (unsigned i = 0; i < n && !src.failed; i++) {
@@ -168,7 +193,32 @@ static int take_checkpoint(struct replica *r, struct reader src)
 		if (e < 0)
 			return e;
 	}
+	for (n = reader_u32(&src); n > 0 && !src.failed; n--) {
+		uint64_t seq = reader_u64(&src);
+		_cleanup_free_ char *path = reader_string(&src, TANDEMFS_PATH_MAX);
+		bool deep = reader_u8(&src);
+
+		if (path && replica_asked(r, seq, path, deep) < 0)
+			return -ENOMEM;
+	}
 	return reader_error(&src);
+}
+
+/* What our changes may count as having seen, while questions are open, is what the first of them
+ * said. */
+static int take_ask(struct replica *r, const struct journal_record *rec, const struct op *op)
+{
+	struct local_head head;
+	struct reader ignored;
+	int e = 0;
+
+	if (op->flags & OP_KEEP)
+		return 0;
+	for (struct origin *o = r->origins; o && !r->asks && e == 0; o = o->next) {
+		e = local_split(rec->data, rec->len, o->id, &head, &ignored);
+		o->frozen = head.seen;
+	}
+	return e < 0 ? e : replica_asked(r, rec->seq, op->path, op->flags & OP_DEEP);
 }
 
 /* ---- records ---- */
@@ -223,13 +273,22 @@ static int add_pending(struct replica *r, const struct op *op)
 	uint64_t size = 0;
 	int e = 0;
 
-	for (size_t i = 0; i < r->n_peers && op->type == OP_CONTENT && e == 0; i++) {
+	if (op->type != OP_CONTENT || op->flags & OP_FORCE)
+		return 0;
+	for (size_t i = 0; i < r->n_peers && e == 0; i++) {
 		if (position_has(&r->peers[i].applied, op->seq))
 			continue;
 		size = size ?: replica_content_size(r, op);
 		e = pending_add(r->peers[i].pending, op, size);
 	}
 	return e;
+}
+
+/* A content is sent as it is found; what describes a state, or asks for it, needs no change. */
+static bool can_be_doubted(const struct op *op)
+{
+	return op->type != OP_CONTENT && op->type != OP_DIRTY && op->type != OP_FSYNC &&
+	       op->type != OP_ANSWER && op->type != OP_VAULT && !(op->flags & OP_FORCE);
 }
 
 static int take_local(struct recovery *v, const struct journal_record *rec)
@@ -252,14 +311,20 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 	replica_saw_time(r, op.time);
 	if (op_is_sent(op.type))
 		atomic_store(&r->last_local, rec->seq);
+	if (op.type == OP_ASK)
+		return take_ask(r, rec, &op);
+	if (op.type == OP_RENAME)
+		replica_moved(r, op.path, op.path2, op.flags & OP_EXCHANGE, false);
+	e = r->n_peers ? unseen_add(r->unseen, &op) : 0;
+	if (e < 0)
+		return e;
 	e = add_pending(r, &op);
 	if (e < 0)
 		return e;
 	for (size_t i = 0; i < r->n_peers; i++)
 		if (r->peers[i].oldest_time == 0 && rec->seq > r->peers[i].applied.high)
 			r->peers[i].oldest_time = head.logged;
-	if (is_doubtful(v, rec->seq) && op.type != OP_CONTENT && op.type != OP_DIRTY &&
-		op.type != OP_FSYNC) {
+	if (is_doubtful(v, rec->seq) && can_be_doubted(&op)) {
 		struct doubt d = {.seq = rec->seq, .kind = rec->kind, .op = op};
 
 		op = (struct op){0};
@@ -294,6 +359,10 @@ static int take_remote(struct recovery *v, const struct journal_record *rec)
 	if (e < 0)
 		return e;
 	replica_saw_time(v->r, d.op.time);
+	if (d.op.type == OP_ANSWER)
+		replica_answered(v->r, d.op.about);
+	if (d.op.type == OP_RENAME)
+		replica_moved(v->r, d.op.path, d.op.path2, d.op.flags & OP_EXCHANGE, true);
 	if (is_doubtful(v, rec->seq))
 		e = doubt_add(v, &d);
 	op_clear(&d.op);
@@ -373,6 +442,7 @@ static int abort_record(struct replica *r, const struct doubt *d)
 	uint8_t raw[8];
 	int e = add_aborted(r, seq);
 
+	unseen_remove(r->unseen, seq);
 	for (int i = 0; i < 8; i++)
 		raw[i] = (uint8_t)(seq >> (8 * i));
 	if (e == 0)
@@ -428,9 +498,14 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 static int emit_content(struct replica *r, const struct dirty *d)
 {
 	_cleanup_op_ struct op op = {.type = OP_CONTENT, .flags = OP_WHOLE};
+	char name[VAULT_NAME_SIZE];
 	struct stat st;
-	int e = confine_stat(r->root, d->op.path, &st);
+	int e;
 
+	vault_name(name, r->node.id, d->seq);
+	if (vault_has(r->vault, name)) /* it had lost its name to the peer's version */
+		return keep_tell(r, name);
+	e = confine_stat(r->root, d->op.path, &st);
 	if (e == -ENOENT || e == -ENOTDIR || (e == 0 && !S_ISREG(st.st_mode)))
 		return 0; /* gone since; its end is in the journal too */
 	if (e == 0)

@@ -27,6 +27,7 @@
 #include <fcntl.h>
 #include <pwd.h>
 #include <string.h>
+#include <utlist.h>
 
 /* Most origins that a record names; more peers than that need another format. */
 #define ORIGINS_MAX 16
@@ -148,7 +149,7 @@ static void put_seen(struct replica *r, struct buf *b)
 
 		id_to_raw(o->id, raw);
 		buf_put(b, raw, sizeof(raw));
-		position_encode(&o->applied, b);
+		position_encode(r->asks ? &o->frozen : &o->applied, b);
 	}
 	(void)pthread_mutex_unlock(&r->lock);
 	if (!b->failed)
@@ -225,6 +226,174 @@ bool replica_whole_dirty(struct replica *r, const struct fid *fid)
 	return found;
 }
 
+uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fid *fid)
+{
+	struct dirty *d, *next;
+	uint64_t seq = 0;
+
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_ITER (hh, r->dirty, d, next) {
+		if (d->orphan)
+			continue;
+		if (fid && d->op.fid.ino ? fid_equal(&d->op.fid, fid)
+					 : strcmp(d->op.path, path) == 0)
+			seq = d->seq;
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	return seq;
+}
+
+bool replica_dirty_new(struct replica *r, uint64_t seq)
+{
+	struct dirty *d;
+	bool is_new;
+
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_FIND(hh, r->dirty, &seq, sizeof(seq), d);
+	is_new = d && d->op.type == OP_CREATE;
+	(void)pthread_mutex_unlock(&r->lock);
+	return is_new;
+}
+
+/* ---- questions ---- */
+
+static void ask_free(struct replica *r, struct ask *a)
+{
+	DL_DELETE(r->asks, a);
+	free(a->path);
+	free(a);
+}
+
+static struct ask *ask_add_locked(struct replica *r, uint64_t seq, const char *path, bool deep)
+{
+	struct ask *a = calloc(1, sizeof(*a));
+
+	if (!a || !(a->path = strdup(path))) {
+		free(a);
+		return NULL;
+	}
+	a->seq = seq;
+	a->deep = deep;
+	DL_APPEND(r->asks, a);
+	return a;
+}
+
+int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep)
+{
+	return ask_add_locked(r, seq, path, deep) ? 0 : -ENOMEM;
+}
+
+static struct ask *begin_ask(struct replica *r, const char *path, bool deep, bool again, bool *open)
+{
+	struct ask *a;
+
+	*open = false;
+	(void)pthread_mutex_lock(&r->lock);
+	DL_FOREACH (r->asks, a)
+		if (!again && (a->deep || !deep) && strcmp(a->path, path) == 0)
+			*open = true;
+	if (!r->asks)
+		for (struct origin *o = r->origins; o; o = o->next)
+			o->frozen = o->applied;
+	a = *open ? NULL : ask_add_locked(r, 0, path, deep);
+	(void)pthread_mutex_unlock(&r->lock);
+	return a;
+}
+
+int replica_ask(struct replica *r, const char *path, bool deep, bool again)
+{
+	struct op op = {.type = OP_ASK, .path = (char *)path, .flags = deep ? OP_DEEP : 0};
+	bool open;
+	struct ask *a = begin_ask(r, path, deep, again, &open);
+	int e;
+
+	if (!a)
+		return open ? 0 : -ENOMEM;
+	e = replica_say(r, &op);
+	(void)pthread_mutex_lock(&r->lock);
+	if (e == 0)
+		a->seq = op.seq;
+	else
+		ask_free(r, a);
+	(void)pthread_mutex_unlock(&r->lock);
+	return e;
+}
+
+bool replica_is_asked(struct replica *r, const char *path)
+{
+	const struct ask *a;
+	bool found = false;
+
+	(void)pthread_mutex_lock(&r->lock);
+	DL_FOREACH (r->asks, a)
+		found = found || confine_below(path, a->path) || confine_below(a->path, path);
+	(void)pthread_mutex_unlock(&r->lock);
+	return found;
+}
+
+/* The old name stays asked for as well. */
+static void asks_follow_locked(struct replica *r, const char *from, const char *to)
+{
+	struct ask *a, *last = r->asks ? r->asks->prev : NULL;
+
+	DL_FOREACH (r->asks, a) {
+		_cleanup_free_ char *path = NULL;
+
+		if (confine_below(a->path, from) &&
+			asprintf(&path, "%s%s", to, a->path + strlen(from)) >= 0 &&
+			!ask_add_locked(r, a->seq, path, a->deep))
+			log_warning("no memory to follow a rename");
+		if (a == last)
+			break;
+	}
+}
+
+static void marks_follow_locked(struct replica *r, const char *from, const char *to, bool exchange)
+{
+	struct dirty *d, *next;
+
+	HASH_ITER (hh, r->dirty, d, next) {
+		char *path = NULL;
+		int n = 0;
+
+		if (d->orphan)
+			continue;
+		if (confine_below(d->op.path, from))
+			n = asprintf(&path, "%s%s", to, d->op.path + strlen(from));
+		else if (exchange && confine_below(d->op.path, to))
+			n = asprintf(&path, "%s%s", from, d->op.path + strlen(to));
+		if (n < 0) {
+			log_warning("no memory to follow a rename");
+		} else if (n > 0) {
+			free(d->op.path);
+			d->op.path = path;
+		}
+	}
+}
+
+void replica_moved(struct replica *r, const char *from, const char *to, bool exchange, bool theirs)
+{
+	(void)pthread_mutex_lock(&r->lock);
+	if (theirs && unseen_moved(r->unseen, from, to, exchange) < 0)
+		log_warning("no memory to follow a rename: conflicts may be seen where none are");
+	marks_follow_locked(r, from, to, exchange);
+	asks_follow_locked(r, from, to);
+	if (exchange)
+		asks_follow_locked(r, to, from);
+	(void)pthread_mutex_unlock(&r->lock);
+}
+
+void replica_answered(struct replica *r, uint64_t seq)
+{
+	struct ask *a, *next;
+
+	(void)pthread_mutex_lock(&r->lock);
+	DL_FOREACH_SAFE (r->asks, a, next)
+		if (a->seq && a->seq <= seq)
+			ask_free(r, a);
+	(void)pthread_mutex_unlock(&r->lock);
+}
+
 bool replica_is_aborted(struct replica *r, uint64_t seq)
 {
 	struct aborted *a;
@@ -248,6 +417,8 @@ static uint64_t oldest_needed(struct replica *r)
 	HASH_ITER (hh, r->dirty, d, next)
 		if (d->seq <= seq)
 			seq = d->seq - 1;
+	if (unseen_oldest(r->unseen) <= seq)
+		seq = unseen_oldest(r->unseen) - 1;
 	(void)pthread_mutex_unlock(&r->lock);
 	return seq + 1;
 }
@@ -305,7 +476,8 @@ static void note_pending(struct replica *r, const struct op *op)
 	for (size_t i = 0; i < r->n_peers; i++) {
 		struct peer *p = &r->peers[i];
 
-		if (op->type == OP_CONTENT && pending_add(p->pending, op, size) < 0)
+		if (op->type == OP_CONTENT && !(op->flags & OP_FORCE) &&
+			pending_add(p->pending, op, size) < 0)
 			log_debug("no memory to merge contents; they travel one by one");
 		if (p->oldest_time == 0 && op_is_sent(op->type))
 			p->oldest_time = clock_real_ns();
@@ -325,12 +497,25 @@ static uint64_t time_of_parent(struct replica *r, const char *path)
 	return (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
 }
 
+/* Whether the file was made here and no content of it was journaled so far. */
+static bool is_first_content(struct replica *r, const struct op *op)
+{
+	uint64_t mark;
+
+	if (op->type != OP_CONTENT || !(op->flags & OP_WHOLE) || op->flags & OP_FORCE)
+		return false;
+	mark = replica_dirty_mark(r, op->path, &op->fid);
+	return mark && replica_dirty_new(r, mark);
+}
+
 static int append_local(struct replica *r, struct op *op)
 {
 	_cleanup_buf_ struct buf b = {0};
 	uint64_t seq;
 	int e;
 
+	if (is_first_content(r, op))
+		op->flags |= OP_NEW;
 	if (op->type == OP_CONTENT)
 		op->time = time_of_parent(r, op->path);
 	else if (op->time == 0)
@@ -350,14 +535,22 @@ static int append_local(struct replica *r, struct op *op)
 static int mark_appended(struct replica *r, struct op *op)
 {
 	uint64_t last = atomic_load(&r->last_local);
+	int e;
 
 	if (op_is_sent(op->type))
 		while (last < op->seq &&
 			!atomic_compare_exchange_weak(&r->last_local, &last, op->seq))
 			;
+	(void)pthread_mutex_lock(&r->lock);
+	e = r->n_peers ? unseen_add(r->unseen, op) : 0;
+	(void)pthread_mutex_unlock(&r->lock);
+	if (e < 0)
+		return e;
 	if (op->type == OP_CREATE || op->type == OP_DIRTY)
 		return mark_dirty(r, op);
 	note_pending(r, op);
+	if (op->type == OP_RENAME)
+		replica_moved(r, op->path, op->path2, op->flags & OP_EXCHANGE, false);
 	return 0;
 }
 
@@ -385,6 +578,9 @@ void replica_done(struct replica *r, uint64_t seq, int result)
 		return;
 	}
 	replica_clean(r, seq);
+	(void)pthread_mutex_lock(&r->lock);
+	unseen_remove(r->unseen, seq);
+	(void)pthread_mutex_unlock(&r->lock);
 	e = journal_abort(r->journal, seq);
 	if (e < 0)
 		log_error("journal: cannot mark record %llu as failed: %s", (unsigned long long)seq,
@@ -398,6 +594,12 @@ int replica_note(struct replica *r, struct op *op)
 	if (e == 0)
 		replica_done(r, op->seq, 0);
 	return e;
+}
+
+int replica_say(struct replica *r, struct op *op)
+{
+	op->seq = 0;
+	return replica_note(r, op);
 }
 
 void replica_touch(struct replica *r, const char *dir, uint64_t time)
@@ -671,7 +873,12 @@ static int open_all(struct replica *r, char **ret_error)
 		e = changes_open(r->state, &r->changes);
 	if (e < 0)
 		return say(ret_error, e, "state directory %s: %s", r->config.state, strerror(-e));
-	e = make_peers(r);
+	e = vault_open(r->control, r->config.vault_max, &r->vault);
+	if (e < 0)
+		return say(ret_error, e, "cannot make %s/" TANDEMFS_DIR "/" VAULT_DIR ": %s",
+			r->config.backing, strerror(-e));
+	r->unseen = unseen_new();
+	e = r->unseen ? make_peers(r) : -ENOMEM;
 	if (e == 0)
 		e = open_journal(r, ret_error);
 	if (e == 0)
@@ -780,6 +987,15 @@ static void free_tables(struct replica *r)
 		free(o->waiting);
 		free(o);
 	}
+	while (r->asks)
+		ask_free(r, r->asks);
+	while (r->orphans) {
+		struct orphan *o = r->orphans;
+
+		r->orphans = o->next;
+		free(o);
+	}
+	unseen_free(r->unseen);
 	pairings_clear(&r->pairings);
 }
 
@@ -812,6 +1028,7 @@ void replica_close(struct replica *r)
 	if (r->journal)
 		journal_close(r->journal);
 	changes_close(r->changes);
+	vault_close(r->vault);
 	tree_free(r->tree);
 	free_tables(r);
 	cleanup_close(&r->control);

@@ -55,7 +55,8 @@ struct replica_config {
 	unsigned streams;                                   /* 1 to 16 */
 	const char *verify;                                 /* OpenSSL digest name or "none" */
 	uint64_t segment_size;                              /* of the journal, bytes; 0: 16 MiB */
-	unsigned stall_ms; /* silence after which a peer is down; 0: 2000 */
+	uint64_t vault_max; /* bytes that the versions which lost a conflict may have; 0: 1 GiB */
+	unsigned stall_ms;  /* silence after which a peer is down; 0: 2000 */
 };
 
 /* What replication asks of the file system side. Called from replication's threads. All may be
@@ -111,6 +112,10 @@ int replica_note(struct replica *r, struct op *op);
 /* A dirty inode (OP_CREATE or OP_DIRTY) has its OP_CONTENT, or is gone: the record that marked it,
  * @seq, need not be kept any more. */
 void replica_clean(struct replica *r, uint64_t seq);
+
+/* The last writer of an inode that lost its name to a peer's version has closed it: what it wrote
+ * goes into the vault, here and at the peers. 0; -ENOENT: it is not such an inode; or -errno. */
+int replica_orphan_closed(struct replica *r, const struct fid *fid);
 
 /*
  * Waits as the mode and on_peer_down say until the peers have applied @seq.

@@ -415,6 +415,24 @@ static uint64_t oldest_time_locked(struct sender *s, const struct position *p)
 	return s->peer->oldest_time;
 }
 
+/* Forgets those of our changes that the peer has seen in all that it will still send: it had
+ * applied them when its journal ended at some number, and we have applied what is up to there. */
+static void drop_seen_locked(struct sender *s)
+{
+	struct replica *r = s->replica;
+	struct origin *o = origin_find_locked(r, s->peer->node.id);
+	uint64_t here = o ? position_contiguous(&o->applied) : 0;
+
+	if (r->unseen_upto == 0 && s->last_ack.head != UINT64_MAX) {
+		r->unseen_head = s->last_ack.head;
+		r->unseen_upto = position_contiguous(&s->last_ack.applied);
+	}
+	if (r->unseen_upto == 0 || here < r->unseen_head)
+		return;
+	unseen_drop(r->unseen, r->unseen_upto);
+	r->unseen_upto = 0;
+}
+
 static void publish_position(struct sender *s)
 {
 	struct peer *p = s->peer;
@@ -438,6 +456,7 @@ static void publish_position(struct sender *s)
 	p->stuck_seq = s->last_ack.stuck_seq;
 	memcpy(p->problem, s->last_ack.problem, sizeof(p->problem));
 	p->oldest_time = oldest_time_locked(s, &now);
+	drop_seen_locked(s);
 	if (moved)
 		(void)pthread_cond_broadcast(&s->replica->changed);
 	(void)pthread_mutex_unlock(&s->replica->lock);

@@ -120,6 +120,7 @@ int replica_status(struct replica *r, struct replica_status *ret)
 		.mode = r->config.mode,
 		.journal_head = journal_head(r->journal),
 		.journal_bytes = journal_bytes(r->journal),
+		.conflicts = vault_count(r->vault),
 		.peers = peers,
 		.n_peers = r->n_peers,
 	};

@@ -86,8 +86,10 @@ struct wire_ack {
 	uint64_t beat;            /* grows while it works */
 	struct position applied;
 	uint64_t durable; /* all up to here are on its disk */
-	uint64_t head;    /* the receiver's own newest sequence number */
-	uint8_t restart;  /* 1: something arrived damaged, begin a new session */
+	/* The receiver's newest sequence number at that moment: what it made after that was made in
+	 * the knowledge of @applied. UINT64_MAX: that cannot be said now. */
+	uint64_t head;
+	uint8_t restart; /* 1: something arrived damaged, begin a new session */
 	/* an operation that cannot be applied now (it is among the missing), with its errno; 0:
 	 * none */
 	uint64_t stuck_seq;

@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * What becomes of an op that does not go together with changes of ours. Only the deciding node
+ * comes here (restate.c says who that is, and how the other one learns the outcome).
+ *
+ * The op is not taken past our changes one by one: what counts is what stands at its names now,
+ * and whether that is of our making (unseen_version()). Rules, in the order of DESIGN's table:
+ *
+ *     content       over our version of a file: the newer (conflict.c), the other to the vault
+ *                   over a directory of ours: to the vault
+ *                   where we removed the file: it is there again
+ *     unlink, rmdir what we have changed or filled stays
+ *     mkdir         a directory there: one directory; anything else: to the vault
+ *     symlink, ...  as content
+ *     rename        what we renamed too: the newer name; into itself: ours; a directory onto one
+ *                   that is not empty: both contents; onto our version: as content
+ *     link          onto something of ours: nothing
+ *     attributes    the newer
+ *
+ * A version that loses is in the vault, here and on its way to the peer, before anything replaces
+ * it. Of a content that came as ranges only the peer has the whole: if it wins it is asked for, if
+ * it loses the peer is told to put it into the vault (OP_KEEP). Directories that are missing above
+ * a name are made and asked for.
+ *
+ * A crash in the middle leaves some of this done; the op comes again and finds that.
+ */
+
+#include "receiver.h"
+
+#include "apply_steps.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/confine.h"
+#include "base/log.h"
+#include "conflict.h"
+#include "content.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+struct meeting {
+	struct receiver *v;
+	struct replica *r;
+	struct op *op;      /* its paths are those of here */
+	const char *theirs; /* op->path as the peer calls it */
+	const struct position *seen;
+	const struct unseen_relation *rel;
+	bool apply;
+};
+
+static int look(struct replica *r, const char *path, struct stat *ret)
+{
+	int e = confine_stat(r->root, path, ret);
+
+	if (e == 0)
+		return 0;
+	*ret = (struct stat){0};
+	return e == -ENOENT || e == -ENOTDIR ? 0 : e;
+}
+
+static int64_t mtime_of(const struct stat *st)
+{
+	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+/* ---- the vault ---- */
+
+static int keep_ours(struct meeting *m, const char *path)
+{
+	struct keep k = {
+		.path = path, .winner = m->v->sender.name, .other = m->op->seq, .leaves = true};
+
+	return keep_version(m->r, &k);
+}
+
+/* What the peer's op has brought to @path. */
+static int keep_moved(struct meeting *m, const char *path)
+{
+	struct keep k = {.path = path,
+		.maker = m->v->sender.name,
+		.maker_id = m->v->origin->id,
+		.winner = m->r->node.name,
+		.seq = m->op->seq,
+		.leaves = true};
+
+	return keep_version(m->r, &k);
+}
+
+static struct vault_entry entry_of_theirs(struct meeting *m)
+{
+	struct vault_entry e = {.path = m->op->path,
+		.node = m->v->sender.name,
+		.winner = m->r->node.name,
+		.seq = m->op->seq,
+		.uid = m->op->uid,
+		.gid = m->op->gid,
+		.mtime = (int64_t)m->op->time};
+
+	vault_name(e.name, m->v->origin->id, e.seq);
+	return e;
+}
+
+/* The version that arrives loses. */
+static int keep_theirs(struct meeting *m)
+{
+	struct vault_entry e = entry_of_theirs(m);
+	struct apply_target target = receiver_target(m->v);
+	struct op *op = m->op;
+	int err;
+
+	if (op->type == OP_CONTENT && !(op->flags & OP_WHOLE)) {
+		struct op ask = {.type = OP_ASK,
+			.flags = OP_KEEP,
+			.path = (char *)m->theirs,
+			.about = op->seq};
+
+		return replica_say(m->r, &ask);
+	}
+	if (op->type == OP_CONTENT) {
+		err = vault_keep_content(m->r->vault, &target, op, &e);
+	} else {
+		e.mode = op->type == OP_SYMLINK ? S_IFLNK | 0777 : op->mode;
+		err = vault_keep_text(m->r->vault, op->type == OP_SYMLINK ? op->path2 : "", &e);
+	}
+	return err < 0 ? err : keep_tell(m->r, e.name);
+}
+
+/* ---- who wins ---- */
+
+/* Whether what stands at @path is a version of ours that the sender had not seen. */
+static bool is_ours(struct meeting *m, const char *path)
+{
+	struct replica *r = m->r;
+	struct fid fid = {0};
+	bool ours;
+
+	(void)fid_of_path(r->root, path, &fid);
+	(void)pthread_mutex_lock(&r->lock);
+	ours = unseen_version(r->unseen, path, fid.ino ? &fid : NULL, m->seen) != NULL;
+	(void)pthread_mutex_unlock(&r->lock);
+	return ours || replica_dirty_mark(r, path, fid.ino ? &fid : NULL);
+}
+
+static struct conflict_side our_side(struct meeting *m, enum conflict_kind kind, int64_t when)
+{
+	return (struct conflict_side){kind, when, m->r->node.name, m->r->node.id};
+}
+
+static struct conflict_side their_side(struct meeting *m, enum conflict_kind kind, int64_t when)
+{
+	return (struct conflict_side){kind, when, m->v->sender.name, m->v->origin->id};
+}
+
+static bool theirs_wins(struct meeting *m, enum conflict_kind kind, int64_t ours, int64_t theirs)
+{
+	struct conflict_side a = our_side(m, kind, ours), b = their_side(m, kind, theirs);
+
+	return conflict_decide(&a, &b, false).winner != CONFLICT_A;
+}
+
+/* ---- parts ---- */
+
+static int ask_for(struct meeting *m, const char *path, bool deep)
+{
+	return replica_ask(m->r, path, deep, false);
+}
+
+static int make_dir(struct meeting *m, const char *dir)
+{
+	struct op op = {.type = OP_MKDIR,
+		.path = (char *)dir,
+		.mode = 0755,
+		.time = m->op->time,
+		.mask = OP_MODE | OP_UID | OP_GID};
+	int e = incoming_step(m->v, &op);
+
+	return e < 0 ? e : ask_for(m, dir, false);
+}
+
+/* There are directories above @path: a file in the way goes into the vault. */
+static int make_above(struct meeting *m, const char *path)
+{
+	struct stat st;
+	int e = 0;
+
+	for (const char *p = strchr(path, '/'); p && e == 0; p = strchr(p + 1, '/')) {
+		_cleanup_free_ char *dir = strndup(path, (size_t)(p - path));
+
+		e = dir ? look(m->r, dir, &st) : -ENOMEM;
+		if (e < 0 || S_ISDIR(st.st_mode))
+			continue;
+		if (st.st_ino) {
+			e = keep_ours(m, dir);
+			if (e == 0)
+				e = incoming_remove(m->v, dir, m->op->time);
+		}
+		if (e == 0)
+			e = make_dir(m, dir);
+	}
+	return e;
+}
+
+/* ---- contents, and what else is put at a name ---- */
+
+static int same_content(struct meeting *m, const char *path)
+{
+	struct apply_target target = receiver_target(m->v);
+	_cleanup_close_ int fd = -1;
+
+	if (!(m->op->flags & OP_WHOLE) || m->op->content->stage[0] ||
+		!m->op->content->digest_name[0])
+		return 0;
+	fd = confine_open(m->r->root, path, O_RDONLY | O_NONBLOCK, 0);
+	return fd < 0 ? 0 : content_is_there(&target, m->op->content, fd);
+}
+
+/* Attributes that we have changed since stay as they are. */
+static void spare_attributes(struct meeting *m)
+{
+	if (m->rel->attr_time > m->op->time)
+		m->op->mask &= ~(m->rel->attr_mask & (OP_MODE | OP_UID | OP_GID));
+}
+
+/* Ranges belong into a file as the peer had it; that is not what stands here. */
+static int take_content(struct meeting *m)
+{
+	int e;
+
+	if (m->op->flags & OP_WHOLE) {
+		m->apply = true;
+		return 0;
+	}
+	e = ask_for(m, m->theirs, false);
+	return e == 0 && strcmp(m->theirs, m->op->path) != 0 ? ask_for(m, m->op->path, false) : e;
+}
+
+static int content_meets_ours(struct meeting *m, const struct stat *st)
+{
+	struct op *op = m->op;
+	int64_t when = op->mask & OP_MTIME ? op->mtime : (int64_t)op->time;
+	bool theirs = theirs_wins(m, CONFLICT_FILE, mtime_of(st), when);
+	struct keep k = {.path = op->path,
+		.winner = m->v->sender.name,
+		.other = op->seq,
+		.leaves = op->flags & OP_WHOLE};
+	int e = S_ISREG(st->st_mode) ? same_content(m, op->path) : 0;
+
+	if (e < 0)
+		return e;
+	if (e > 0) { /* the same bytes: the newer attributes */
+		m->apply = theirs;
+		return 0;
+	}
+	if (!theirs)
+		return keep_theirs(m);
+	e = keep_version(m->r, &k);
+	if (e == 0 && !S_ISREG(st->st_mode))
+		e = incoming_remove(m->v, op->path, op->time);
+	if (st->st_nlink == 1)
+		op->flags |= OP_FORCE; /* the vault holds a link to the inode */
+	return e < 0 ? e : take_content(m);
+}
+
+static int meet_content(struct meeting *m)
+{
+	struct op *op = m->op;
+	struct stat st;
+	int e = make_above(m, op->path);
+
+	if (e == 0)
+		e = look(m->r, op->path, &st);
+	if (e < 0)
+		return e;
+	if (S_ISDIR(st.st_mode))
+		return keep_theirs(m);
+	if (!st.st_ino)
+		return take_content(m);
+	if (is_ours(m, op->path))
+		return content_meets_ours(m, &st);
+	spare_attributes(m);
+	if (!S_ISREG(st.st_mode)) {
+		e = incoming_remove(m->v, op->path, op->time);
+		return e < 0 ? e : take_content(m);
+	}
+	return take_content(m);
+}
+
+/* A symbolic link, FIFO, socket or device. */
+static int meet_make(struct meeting *m)
+{
+	struct op *op = m->op;
+	struct stat st;
+	int e = make_above(m, op->path);
+
+	if (e == 0)
+		e = look(m->r, op->path, &st);
+	if (e < 0)
+		return e;
+	if (S_ISDIR(st.st_mode))
+		return keep_theirs(m);
+	if (st.st_ino && is_ours(m, op->path)) {
+		if (!theirs_wins(m, CONFLICT_OTHER, mtime_of(&st), (int64_t)op->time))
+			return keep_theirs(m);
+		e = keep_ours(m, op->path);
+	}
+	if (e == 0 && st.st_ino)
+		e = incoming_remove(m->v, op->path, op->time);
+	m->apply = e == 0;
+	return e;
+}
+
+static int meet_mkdir(struct meeting *m)
+{
+	struct op *op = m->op;
+	struct stat st;
+	int e = make_above(m, op->path);
+
+	if (e == 0)
+		e = look(m->r, op->path, &st);
+	if (e < 0)
+		return e;
+	if (st.st_ino && !S_ISDIR(st.st_mode)) {
+		if (is_ours(m, op->path))
+			e = keep_ours(m, op->path);
+		if (e == 0)
+			e = incoming_remove(m->v, op->path, op->time);
+	}
+	m->apply = e == 0 && (!S_ISDIR(st.st_mode) || m->rel->attr_time <= op->time);
+	return e;
+}
+
+/* ---- removals ---- */
+
+static int is_empty_dir(struct replica *r, const char *path)
+{
+	_cleanup_closedir_ DIR *d = NULL;
+	int fd = confine_open(r->root, path, O_RDONLY | O_DIRECTORY, 0), n = 0;
+
+	if (fd < 0)
+		return fd;
+	d = fdopendir(fd);
+	if (!d) {
+		(void)close(fd);
+		return -errno;
+	}
+	while (n < 3 && readdir(d))
+		n++;
+	return n < 3;
+}
+
+static int meet_removal(struct meeting *m)
+{
+	struct op *op = m->op;
+	struct stat st;
+	int e = look(m->r, op->path, &st);
+	bool dir = S_ISDIR(st.st_mode);
+
+	if (e < 0 || !st.st_ino)
+		return e;
+	if (op->flags & OP_FORCE)
+		op->type = dir ? OP_RMDIR : OP_UNLINK;
+	if (dir != (op->type == OP_RMDIR) || is_ours(m, op->path))
+		return 0;
+	e = dir ? is_empty_dir(m->r, op->path) : 1;
+	m->apply = e > 0;
+	return e < 0 ? e : 0;
+}
+
+/* ---- renames ---- */
+
+static int step_rename(struct meeting *m, const char *from, const char *to, bool dir)
+{
+	struct op op = {.type = OP_RENAME,
+		.path = (char *)from,
+		.path2 = (char *)to,
+		.time = m->op->time,
+		.flags = OP_REPLACED | (dir ? OP_IS_DIR : 0)};
+
+	return incoming_step(m->v, &op);
+}
+
+static int merge(struct meeting *m, const char *from, const char *to);
+
+/* Moves @from, which comes from the peer, to @to; what stands there of ours stays or goes by the
+ * same rules as for a content. */
+static int merge_one(struct meeting *m, const char *from, const char *to)
+{
+	struct stat a, b;
+	int e = look(m->r, from, &a);
+
+	if (e == 0)
+		e = look(m->r, to, &b);
+	if (e < 0 || !a.st_ino || (a.st_ino == b.st_ino && !S_ISREG(a.st_mode)))
+		return e;
+	if (S_ISDIR(a.st_mode) && S_ISDIR(b.st_mode))
+		return merge(m, from, to);
+	if (S_ISDIR(b.st_mode)) { /* the directory keeps the name */
+		e = keep_moved(m, from);
+		return e < 0 ? e : incoming_remove(m->v, from, m->op->time);
+	}
+	if (b.st_ino && a.st_ino != b.st_ino && is_ours(m, to)) {
+		bool theirs = S_ISDIR(a.st_mode) ||
+			      theirs_wins(m, CONFLICT_FILE, mtime_of(&b), mtime_of(&a));
+
+		e = theirs ? keep_ours(m, to) : keep_moved(m, from);
+		if (e == 0 && !theirs)
+			return incoming_remove(m->v, from, m->op->time);
+	}
+	if (e == 0 && b.st_ino && S_ISDIR(a.st_mode))
+		e = incoming_remove(m->v, to, m->op->time);
+	return e < 0 ? e : step_rename(m, from, to, S_ISDIR(a.st_mode));
+}
+
+/* All that is in @from goes to @to; then @from goes. */
+static int merge(struct meeting *m, const char *from, const char *to)
+{
+	_cleanup_closedir_ DIR *d = NULL;
+	int e = 0, fd = confine_open(m->r->root, from, O_RDONLY | O_DIRECTORY, 0);
+	const struct dirent *entry;
+
+	if (fd < 0)
+		return fd;
+	d = fdopendir(fd);
+	if (!d) {
+		e = -errno;
+		(void)close(fd);
+		return e;
+	}
+	while (e == 0 && (errno = 0, entry = readdir(d))) {
+		_cleanup_free_ char *a = NULL, *b = NULL;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (asprintf(&a, "%s/%s", from, entry->d_name) < 0)
+			a = NULL;
+		if (asprintf(&b, "%s/%s", to, entry->d_name) < 0)
+			b = NULL;
+		e = a && b ? merge_one(m, a, b) : -ENOMEM;
+	}
+	return e < 0 ? e : incoming_remove(m->v, from, m->op->time);
+}
+
+/* What the peer renamed we have renamed as well, to @ours. */
+static int meet_two_renames(struct meeting *m, const struct unseen_op *ours)
+{
+	struct op *op = m->op;
+	_cleanup_free_ char *from = strdup(ours->path2);
+	uint64_t when = ours->time;
+	struct stat st;
+	int e = from ? look(m->r, from, &st) : -ENOMEM;
+
+	if (e < 0)
+		return e;
+	if (!st.st_ino || confine_below(op->path2, from) || confine_below(from, op->path2) ||
+		!theirs_wins(m, CONFLICT_MOVE, (int64_t)when, (int64_t)op->time))
+		return 0;
+	e = make_above(m, op->path2);
+	return e < 0 ? e : merge_one(m, from, op->path2);
+}
+
+static struct unseen_op *copy_rename(struct meeting *m)
+{
+	const struct unseen_op *own;
+	struct unseen_op *ret = NULL;
+
+	(void)pthread_mutex_lock(&m->r->lock);
+	own = unseen_rename_from(m->r->unseen, m->op->path, m->seen);
+	if (own && (ret = malloc(sizeof(*ret)))) {
+		*ret = *own;
+		ret->path2 = strdup(own->path2);
+	}
+	(void)pthread_mutex_unlock(&m->r->lock);
+	return ret;
+}
+
+static int meet_exchange(struct meeting *m)
+{
+	int e = ask_for(m, m->op->path, true);
+
+	return e < 0 ? e : ask_for(m, m->op->path2, true);
+}
+
+static int meet_rename(struct meeting *m)
+{
+	struct op *op = m->op;
+	struct unseen_op *ours;
+	struct stat st;
+	int e = look(m->r, op->path, &st);
+
+	if (e < 0)
+		return e;
+	if (op->flags & OP_EXCHANGE)
+		return meet_exchange(m);
+	if (!st.st_ino && (ours = copy_rename(m))) {
+		e = ours->path2 ? meet_two_renames(m, ours) : -ENOMEM;
+		free(ours->path2);
+		free(ours);
+		return e;
+	}
+	if (!st.st_ino) /* removed here: what the peer has under the new name stays */
+		return op->flags & OP_GONE ? 0 : ask_for(m, op->path2, true);
+	if (confine_below(op->path2, op->path) || confine_below(op->path, op->path2))
+		return 0;
+	e = make_above(m, op->path2);
+	return e < 0 ? e : merge_one(m, op->path, op->path2);
+}
+
+static int meet_link(struct meeting *m)
+{
+	struct op *op = m->op;
+	struct stat from, to;
+	int e = look(m->r, op->path, &from);
+
+	if (e == 0)
+		e = make_above(m, op->path2);
+	if (e == 0)
+		e = look(m->r, op->path2, &to);
+	if (e < 0 || (op->flags & OP_GONE && !from.st_ino))
+		return e;
+	if (!from.st_ino || S_ISDIR(from.st_mode))
+		return ask_for(m, op->path2, false);
+	m->apply = !to.st_ino || to.st_ino == from.st_ino;
+	return 0;
+}
+
+static int meet_attributes(struct meeting *m)
+{
+	struct stat st;
+	int e = look(m->r, m->op->path, &st);
+
+	if (e < 0 || !st.st_ino)
+		return e;
+	m->apply = true;
+	if (m->op->type == OP_SETATTR)
+		spare_attributes(m);
+	else if (m->rel->attr_time > m->op->time)
+		m->apply = false;
+	if ((m->op->flags & OP_IS_DIR) && !S_ISDIR(st.st_mode))
+		m->apply = false;
+	return 0;
+}
+
+/* ---- the whole ---- */
+
+static int meet(struct meeting *m)
+{
+	switch (m->op->type) {
+	case OP_CONTENT:
+		return meet_content(m);
+	case OP_MKDIR:
+		return meet_mkdir(m);
+	case OP_SYMLINK:
+	case OP_MKNOD:
+		return meet_make(m);
+	case OP_UNLINK:
+	case OP_RMDIR:
+		return meet_removal(m);
+	case OP_RENAME:
+		return meet_rename(m);
+	case OP_LINK:
+		return meet_link(m);
+	case OP_SETATTR:
+	case OP_SETXATTR:
+	case OP_REMOVEXATTR:
+		return meet_attributes(m);
+	default:
+		return 0;
+	}
+}
+
+int resolve(struct receiver *v, struct op *op, const struct position *seen, bool *ret_apply)
+{
+	struct replica *r = v->replica;
+	struct unseen_relation rel;
+	_cleanup_free_ char *theirs = NULL;
+	struct meeting m = {.v = v, .r = r, .op = op, .seen = seen, .rel = &rel};
+	char text[400];
+	int e;
+
+	(void)pthread_mutex_lock(&r->lock);
+	e = unseen_relate(r->unseen, op, seen, &rel);
+	(void)pthread_mutex_unlock(&r->lock);
+	if (e < 0)
+		return e;
+	log_info("conflict: %s from %s meets changes of this node",
+		op_describe(op, text, sizeof(text)), v->sender.name);
+	m.theirs = theirs = steal_pointer(&op->path);
+	op->path = steal_pointer(&rel.path);
+	if (rel.path2) {
+		free(op->path2);
+		op->path2 = steal_pointer(&rel.path2);
+	}
+	e = op->flags & OP_GONE && op->type == OP_CONTENT ? 0 : meet(&m);
+	unseen_relation_clear(&rel);
+	*ret_apply = m.apply;
+	return e;
+}
