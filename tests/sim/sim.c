@@ -14,6 +14,7 @@
 
 #include "sim.h"
 
+#include "replicate/base/cleanup.h"
 #include "replicate/base/clock.h"
 #include "replicate/base/fault.h"
 #include "replicate/base/log.h"
@@ -117,6 +118,7 @@ static void start_node(struct sim_node *n)
 		sim_fail("node %u cannot start: %s", n->index, error ?: strerror(-e));
 	n->replica->make_remote = sim_remote_new;
 	n->replica->make_remote_ctx = n;
+	n->replica->hooks = (struct replica_hooks){.ctx = n, .applied = sim_applied};
 	sim_trace("node %u: started", n->index);
 }
 
@@ -125,7 +127,7 @@ static void crash_node(struct sim_node *n)
 	sim.crashes++;
 	sim_remote_cut(n->index);
 	n->replica = NULL; /* its memory stays behind, as a killed process' would */
-	n->n_open = 0;
+	sim_forget_open(n);
 	n->retry_at = sim.now_ns + (uint64_t)sim_below(3000) * 1000000u;
 }
 
@@ -237,6 +239,37 @@ static void compare(void)
 	(void)pclose(f);
 }
 
+static struct sim_versions found;
+
+static int find_in(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	_cleanup_close_ int fd = -1;
+
+	(void)ftw;
+	if (flag != FTW_F || !S_ISREG(st->st_mode) || strstr(path, "/.tandemfs/in/"))
+		return 0;
+	fd = open(path, O_RDONLY | O_NOFOLLOW);
+	if (fd >= 0)
+		sim_versions_of(fd, &found);
+	return 0;
+}
+
+/* Every version that nobody overwrote or removed knowingly is in the tree or in the vault, on both
+ * nodes. */
+static void find_versions(void)
+{
+	for (unsigned at = 0; at < NODES; at++) {
+		memset(&found, 0, sizeof(found));
+		if (nftw(sim.nodes[at].backing, find_in, 16, FTW_PHYS) < 0)
+			sim_fail("cannot look for versions: %m");
+		for (unsigned i = 0; i < NODES; i++)
+			for (unsigned k = 0; k < SIM_VERSIONS; k++)
+				if (sim.live.has[i][k] && !found.has[i][k])
+					sim_fail("version %u of node %u is lost on node %u", k, i,
+						at);
+	}
+}
+
 /* ---- one seed ---- */
 
 static void set_up(const char *top)
@@ -290,6 +323,7 @@ static void run(uint64_t seed)
 	}
 	heal();
 	compare();
+	find_versions();
 	if (nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS) < 0)
 		sim_fail("cleaning up: %m");
 	sim_trace("%u changes, %u crashes, %u cuts", sim.ops, sim.crashes, sim.cuts);

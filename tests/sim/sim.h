@@ -14,9 +14,18 @@
 #define NODES 2
 
 struct sim_open_file {
-	char path[128];
+	char path[128]; /* "" when the peer's version has taken its name */
+	int fd;
+	struct fid fid;
 	uint64_t dirty_seq;
 	bool whole;
+};
+
+/* Each write has a number of its own, and its text names it. A version lives from the write until a
+ * change of the node where it could be seen overwrites or removes it. */
+#define SIM_VERSIONS 1024
+struct sim_versions {
+	bool has[NODES][SIM_VERSIONS];
 };
 #define SIM_OPEN_MAX 8
 
@@ -42,6 +51,7 @@ struct sim {
 	unsigned crash_after; /* fault points to pass; 0: none */
 	jmp_buf crash;
 	unsigned crashes, cuts, ops;
+	struct sim_versions live;
 };
 
 extern struct sim sim;
@@ -65,6 +75,12 @@ void sim_remote_cut(unsigned node);
 /* ---- sim_ops.c ---- */
 /* A random change on the node, as the file system would make it. */
 void sim_local_change(struct sim_node *n);
+/* The hook for a peer's changes. */
+void sim_applied(void *ctx, const struct op *op, const struct apply_result *result);
+/* Enters the versions that stand in the file. */
+void sim_versions_of(int fd, struct sim_versions *dst);
+/* Forgets what is open, as a crash does. */
+void sim_forget_open(struct sim_node *n);
 /* Closes all that is open for writing. */
 void sim_close_all(struct sim_node *n);
 

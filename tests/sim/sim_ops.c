@@ -89,7 +89,111 @@ static struct sim_open_file *find_open(struct sim_node *n, const char *path)
 
 static void forget_open(struct sim_node *n, struct sim_open_file *f)
 {
+	(void)close(f->fd);
 	*f = n->open[--n->n_open];
+}
+
+void sim_forget_open(struct sim_node *n)
+{
+	while (n->n_open)
+		forget_open(n, &n->open[0]);
+}
+
+/* ---- versions ---- */
+
+void sim_versions_of(int fd, struct sim_versions *dst)
+{
+	static char text[200001];
+	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+
+	text[n > 0 ? n : 0] = '\0';
+	for (const char *p = text; (p = strstr(p, "node ")); p++) {
+		unsigned node, version;
+		int len = 0;
+
+		if (sscanf(p, "node %u version %u%n", &node, &version, &len) == 2 &&
+			p[len] == '\n' && node < NODES && version < SIM_VERSIONS)
+			dst->has[node][version] = true;
+	}
+}
+
+static void versions_at(struct sim_node *n, const char *path, struct sim_versions *dst)
+{
+	_cleanup_close_ int fd = confine_open(n->root, path, O_RDONLY, 0);
+
+	memset(dst, 0, sizeof(*dst));
+	if (fd >= 0)
+		sim_versions_of(fd, dst);
+}
+
+/* What was seen before a change and is not there after it was overwritten knowingly. */
+static void versions_end(const struct sim_versions *before, const struct sim_versions *after)
+{
+	for (unsigned i = 0; i < NODES; i++)
+		for (unsigned k = 0; k < SIM_VERSIONS; k++)
+			if (before->has[i][k] && !after->has[i][k])
+				sim.live.has[i][k] = false;
+}
+
+/* The file at @path is about to lose this name. */
+static void versions_gone(struct sim_node *n, const char *path, const struct stat *st)
+{
+	static struct sim_versions before, none;
+
+	if (!S_ISREG(st->st_mode) || st->st_nlink != 1)
+		return;
+	versions_at(n, path, &before);
+	versions_end(&before, &none);
+}
+
+/* ---- what is open ---- */
+
+/* The names of open files follow the peer's renames; one whose name has another inode now is an
+ * orphan. */
+static void follow_rename(struct sim_open_file *f, const char *from, const char *to)
+{
+	char now[256];
+
+	(void)snprintf(now, sizeof(now), "%s%s", to, f->path + strlen(from));
+	(void)snprintf(f->path, sizeof(f->path), "%.127s", now);
+}
+
+void sim_applied(void *ctx, const struct op *op, const struct apply_result *result)
+{
+	struct sim_node *n = ctx;
+
+	(void)result;
+	for (unsigned i = 0; i < n->n_open; i++) {
+		struct sim_open_file *f = &n->open[i];
+		struct fid fid;
+
+		if (!f->path[0])
+			continue;
+		if (op->type == OP_RENAME && confine_below(f->path, op->path))
+			follow_rename(f, op->path, op->path2);
+		else if (op->flags & OP_EXCHANGE && confine_below(f->path, op->path2))
+			follow_rename(f, op->path2, op->path);
+		if (fid_of_path(n->root, f->path, &fid) < 0 || !fid_equal(&fid, &f->fid))
+			f->path[0] = '\0';
+	}
+}
+
+static size_t write_text(struct sim_node *n, int fd, off_t at);
+
+/* The file lost its name to the peer's version: what was written is to be in the vault. */
+static void close_orphan(struct sim_node *n, struct sim_open_file *f)
+{
+	struct stat st;
+	int e;
+
+	if (sim_chance(50))
+		(void)write_text(n, f->fd, 0);
+	e = replica_orphan_closed(n->replica, &f->fid);
+	if (e < 0 && fstat(f->fd, &st) == 0 && st.st_nlink > 0)
+		sim_fail("an open file is gone and not in the vault: %s", strerror(-e));
+	sim_trace("node %u: closes an orphan", n->index);
+	replica_clean(n->replica, f->dirty_seq);
+	forget_open(n, f);
 }
 
 /* The OP_CONTENT of a file that was changed. */
@@ -97,6 +201,10 @@ static void close_file(struct sim_node *n, struct sim_open_file *f)
 {
 	struct op op = {.type = OP_CONTENT, .flags = f->whole ? OP_WHOLE : 0};
 
+	if (!f->path[0]) {
+		close_orphan(n, f);
+		return;
+	}
 	op.path = strdup(f->path);
 	if (!f->whole) {
 		op.ranges = calloc(1, sizeof(*op.ranges));
@@ -130,11 +238,14 @@ static void close_below(struct sim_node *n, const char *dir)
 
 static void note_open(struct sim_node *n, const char *path, uint64_t seq, bool whole)
 {
-	struct sim_open_file *f = find_open(n, path);
+	struct sim_open_file *f;
 
 	if (n->n_open == SIM_OPEN_MAX)
 		close_file(n, &n->open[0]);
 	f = &n->open[n->n_open++];
+	f->fd = confine_open(n->root, path, O_RDWR, 0);
+	if (f->fd < 0 || fid_of_fd(f->fd, &f->fid) < 0)
+		sim_fail("open %s", path);
 	(void)snprintf(f->path, sizeof(f->path), "%s", path);
 	f->dirty_seq = seq;
 	f->whole = whole;
@@ -142,8 +253,14 @@ static void note_open(struct sim_node *n, const char *path, uint64_t seq, bool w
 
 static size_t write_text(struct sim_node *n, int fd, off_t at)
 {
+	static struct sim_versions before, after;
 	char text[256];
-	int len = snprintf(text, sizeof(text), "node %u version %u\n", n->index, ++n->counter);
+	int len;
+
+	memset(&before, 0, sizeof(before));
+	memset(&after, 0, sizeof(after));
+	sim_versions_of(fd, &before);
+	len = snprintf(text, sizeof(text), "node %u version %u\n", n->index, ++n->counter);
 
 	if (pwrite(fd, text, (size_t)len, at) != len)
 		sim_fail("write: %s", strerror(errno));
@@ -156,6 +273,9 @@ static size_t write_text(struct sim_node *n, int fd, off_t at)
 		if (pwrite(fd, big, sizeof(big), 0) != sizeof(big))
 			sim_fail("write: %s", strerror(errno));
 	}
+	sim_versions_of(fd, &after);
+	versions_end(&before, &after);
+	sim.live.has[n->index][n->counter] = after.has[n->index][n->counter];
 	return (size_t)len;
 }
 
@@ -173,7 +293,7 @@ static void create_file(struct sim_node *n, const char *path)
 	}
 	e = begin(&c);
 	if (e == 0) {
-		fd = confine_open(n->root, path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+		fd = confine_open(n->root, path, O_RDWR | O_CREAT | O_EXCL, 0644);
 		e = fd < 0 ? fd : 0;
 	}
 	seq = c.op.seq;
@@ -203,7 +323,13 @@ static void change_file(struct sim_node *n, const char *path, bool truncate)
 		note_open(n, path, op.seq, truncate);
 		op_clear(&op);
 	}
-	fd = confine_open(n->root, path, O_WRONLY | (truncate ? O_TRUNC : 0), 0);
+	if (truncate) {
+		static struct sim_versions before, none;
+
+		versions_at(n, path, &before);
+		versions_end(&before, &none);
+	}
+	fd = confine_open(n->root, path, O_RDWR | (truncate ? O_TRUNC : 0), 0);
 	if (fd < 0)
 		sim_fail("open %s: %s", path, strerror(-fd));
 	(void)write_text(n, fd, truncate ? 0 : (off_t)sim_below(40));
@@ -217,15 +343,18 @@ static void remove_name(struct sim_node *n, const char *path, bool dir)
 	struct sim_open_file *f;
 	_cleanup_close_ int parent = -1;
 	const char *name;
+	struct stat st;
 	int e;
 
-	if (fid_of_path(n->root, path, &c.op.fid) < 0) {
+	if (fid_of_path(n->root, path, &c.op.fid) < 0 || confine_stat(n->root, path, &st) < 0) {
 		free(c.op.path);
 		return;
 	}
 	e = begin(&c);
 	if (e == 0)
 		e = confine_parent(n->root, path, &parent, &name);
+	if (e == 0)
+		versions_gone(n, path, &st);
 	if (e == 0 && unlinkat(parent, name, dir ? AT_REMOVEDIR : 0) < 0)
 		e = -errno;
 	end(&c, -e);
@@ -264,6 +393,8 @@ static void rename_name(struct sim_node *n, const char *from, const char *to)
 		e = confine_parent(n->root, from, &dir1, &name1);
 	if (e == 0)
 		e = confine_parent(n->root, to, &dir2, &name2);
+	if (e == 0 && replaced)
+		versions_gone(n, to, &b);
 	if (e == 0 && renameat(dir1, name1, dir2, name2) < 0)
 		e = -errno;
 	end(&c, -e);
