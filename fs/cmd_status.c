@@ -9,6 +9,7 @@
 #include "client.h"
 
 #include "replicate/base/cleanup.h"
+#include "replicate/replicate.h"
 
 #include <string.h>
 
@@ -42,18 +43,40 @@ static void print_lag(json_t *peer)
 		json_number_value(json_object_get(peer, "lag_seconds")));
 }
 
+/* What a plain peer cannot be given. */
+static void print_plain(json_t *plain)
+{
+	json_t *counts = json_object_get(plain, "counts");
+
+	if (json_is_true(json_object_get(plain, "comparing")))
+		printf("  %-12s comparing both trees: %llu names so far\n", "",
+			(unsigned long long)number_of(plain, "compared"));
+	for (unsigned i = 0; i < PLAIN_COUNTS; i++) {
+		uint64_t n = number_of(counts, plain_count_name(i));
+
+		if (n > 0)
+			printf("  %-12s %llu %s\n", "", (unsigned long long)n, plain_count_text(i));
+	}
+	printf("  %-12s contents are checked by %s%s\n", "", text_of(plain, "check", "size"),
+		json_is_true(json_object_get(plain, "posix_rename"))
+			? ""
+			: "; no posix-rename: a file that is replaced is missing for a moment");
+}
+
 static void print_peer(json_t *peer)
 {
+	json_t *plain = json_object_get(peer, "plain");
 	const char *error = text_of(peer, "error", NULL), *waiting = text_of(peer, "waiting", NULL);
 
-	printf("  %-12s %-12s ", text_of(peer, "node", "?"), text_of(peer, "state", "?"));
+	printf("  %-12s %-12s ", text_of(peer, "node", json_is_object(plain) ? "plain" : "?"),
+		text_of(peer, "state", "?"));
 	print_lag(peer);
 	printf("; sent %llu, received %llu\n", (unsigned long long)number_of(peer, "sent_ops"),
 		(unsigned long long)number_of(peer, "applied_ops"));
 	printf("  %-12s %s%s\n", "", text_of(peer, "url", "?"),
-		json_is_true(json_object_get(peer, "active")) || !text_of(peer, "node", NULL)
-			? ""
-			: " (plain: one way)");
+		json_is_true(json_object_get(peer, "active")) ? "" : " (plain: one way)");
+	if (json_is_object(plain) && strcmp(text_of(peer, "state", ""), "connecting") != 0)
+		print_plain(plain);
 	if (error)
 		printf("  %-12s error: %s\n", "", error);
 	if (waiting)

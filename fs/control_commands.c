@@ -43,16 +43,34 @@ static json_t *text_or_null(const char *s)
 
 /* ---- status ---- */
 
+/* Of an active peer null. */
+static json_t *describe_plain(const struct peer_status *p)
+{
+	const struct plain_status *s = &p->plain;
+	json_t *counts;
+
+	if (p->active)
+		return json_null();
+	counts = json_object();
+	for (unsigned i = 0; i < PLAIN_COUNTS; i++)
+		(void)json_object_set_new(
+			counts, plain_count_name(i), json_integer((json_int_t)s->counts[i]));
+	return json_pack("{s:o,s:b,s:I,s:b,s:b,s:b,s:b,s:s}", "counts", counts, "comparing",
+		(int)s->comparing, "compared", (json_int_t)s->compared, "posix_rename",
+		(int)s->replaces, "hardlink", (int)s->hard_links, "lsetstat", (int)s->link_attrs,
+		"fsync", (int)s->fsync, "check", s->check ? s->check : "size");
+}
+
 static json_t *describe_peer(const struct peer_status *p)
 {
-	return json_pack("{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o}", "url",
+	return json_pack("{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o,s:o}", "url",
 		text_or_null(p->url), "node", text_or_null(p->node), "node_id",
 		text_or_null(p->node_id), "state", peer_state_name(p->state), "active",
 		(int)p->active, "error", text_or_null(p->error), "lag_ops", (json_int_t)p->lag_ops,
 		"lag_bytes", (json_int_t)p->lag_bytes, "lag_seconds", p->lag_seconds, "sent_ops",
 		(json_int_t)p->sent_ops, "sent_bytes", (json_int_t)p->sent_bytes, "inbound",
 		(int)p->inbound, "applied_ops", (json_int_t)p->applied_ops, "waiting",
-		text_or_null(p->waiting));
+		text_or_null(p->waiting), "plain", describe_plain(p));
 }
 
 json_t *control_describe(const struct control_config *config, const struct replica_status *s)

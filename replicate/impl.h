@@ -69,6 +69,8 @@ struct peer {
 	uint64_t sent_ops, sent_bytes;
 	struct pending *pending;
 	bool covered; /* what the journal no longer has, the peer has had */
+	bool is_plain;
+	struct plain_status plain;
 };
 
 /* An open file that differs from what its last OP_CONTENT said. */

@@ -49,6 +49,7 @@ enum remote_attr_mask {
 	REMOTE_OWNER = 1 << 1,
 	REMOTE_MODE = 1 << 2,
 	REMOTE_TIMES = 1 << 3,
+	REMOTE_LINK = 1 << 4, /* of a symbolic link itself: REMOTE_LSETATTR */
 };
 
 struct remote_attr {
@@ -106,7 +107,7 @@ struct remote_ops {
 	int (*symlink)(struct remote *r, const char *target, const char *path);
 	int (*readlink)(struct remote *r, const char *path, char **ret);
 	int (*link)(struct remote *r, const char *from, const char *to);
-	/* Follows a symbolic link unless REMOTE_LSETATTR. A size is set on files only. */
+	/* Follows a symbolic link unless REMOTE_LINK says not to. */
 	int (*setattr)(struct remote *r, const char *path, const struct remote_attr *a);
 	/* As list, with what stat says of each. */
 	int (*scan)(struct remote *r, const char *path,

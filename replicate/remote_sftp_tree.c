@@ -128,8 +128,8 @@ int remote_sftp_setattr(struct remote *remote, const char *path, const struct re
 		     (a->mask & REMOTE_OWNER ? SFTP_ATTR_OWNER : 0) |
 		     (a->mask & REMOTE_MODE ? SFTP_ATTR_MODE : 0) |
 		     (a->mask & REMOTE_TIMES ? SFTP_ATTR_TIMES : 0);
-	/* lsetstat@ does not know sizes */
-	if (sftp_extensions(c->sftp) & SFTP_LSETSTAT && !(a->mask & REMOTE_SIZE))
+	/* not for files: its chmod needs a /proc where the kernel is old, and a chroot has none */
+	if (a->mask & REMOTE_LINK)
 		n = sftp_lsetstat(c->sftp, path, &attr);
 	else
 		n = sftp_setstat(c->sftp, path, &attr);

@@ -152,11 +152,39 @@ enum peer_state {
 };
 const char *peer_state_name(enum peer_state s);
 
+/* What was not carried to a plain peer, or found there, per change since the first contact. */
+enum plain_count {
+	PLAIN_XATTRS,      /* changes of extended attributes and ACLs */
+	PLAIN_OWNERS,      /* owners that the account there may not set */
+	PLAIN_REFUSED,     /* modes or times that the account there may not set */
+	PLAIN_NANOSECONDS, /* times cut to whole seconds */
+	PLAIN_SPECIALS,    /* devices, FIFOs, sockets */
+	PLAIN_HARD_LINKS,  /* names that are files of their own there */
+	PLAIN_LINK_ATTRS,  /* owners and times of symbolic links */
+	PLAIN_TWO_STEPS,   /* files that were missing for a moment while they were replaced */
+	PLAIN_ONLY_THERE,  /* names found there and not here, kept */
+	PLAIN_ASIDE,       /* younger files found there at the first contact, moved aside */
+	PLAIN_COUNTS,
+};
+/* "owners", and for people "owners that the account may not set". */
+const char *plain_count_name(enum plain_count what);
+const char *plain_count_text(enum plain_count what);
+
+struct plain_status {
+	uint64_t counts[PLAIN_COUNTS];
+	bool comparing;    /* the trees are being compared */
+	uint64_t compared; /* entries so far */
+	bool replaces;     /* its rename replaces at once */
+	bool hard_links, link_attrs, fsync;
+	const char *check; /* how contents are checked: "size" or a digest's name; static */
+};
+
 struct peer_status {
 	char *url;            /* owned, as all strings here */
 	char *node, *node_id; /* NULL before the first contact */
 	enum peer_state state;
-	bool active; /* tandemfs runs there; else plain */
+	bool active; /* tandemfs runs there, or it was not reached yet; else plain */
+	struct plain_status plain;
 	char *error; /* last error, a sentence; NULL: none */
 	uint64_t lag_ops, lag_bytes;
 	double lag_seconds;            /* age of the oldest op that is not acknowledged */
@@ -189,11 +217,12 @@ bool replica_verify_known(const char *name);
 
 /*
  * Compares the tree here with each active peer's by digest (type, mode, owner, size, mtime, bytes,
- * xattrs, link target, which names are one inode). Differences are looked at again before they are
- * reported, since both mounts are in use. @report is called for each; @progress, once a second or
- * more often, with entries done and the total, 0 while not known; when it returns false the
- * comparison ends with -ECANCELED. Returns the number of differences or -errno; *ret_error as for
- * replica_open.
+ * xattrs, link target, which names are one inode), and with each plain peer's by what its server
+ * lists (type, size, mtime in seconds, mode, link target). Differences are looked at again before
+ * they are reported, since both mounts are in use. @report is called for each; @progress, once a
+ * second or more often, with entries done and the total, 0 while not known; when it returns false
+ * the comparison ends with -ECANCELED. Returns the number of differences or -errno; *ret_error as
+ * for replica_open.
  */
 struct replica_difference {
 	const char *peer, *path;

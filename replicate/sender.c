@@ -6,6 +6,7 @@
  *   OFFLINE    wait for retry_at, connect, check the peer's node file, put hello
  *   GREETING   read the ack file until it answers this hello
  *   STREAMING  journal -> frames -> log file; ack file -> position, waiters
+ *   PLAIN      instead of the last two where no tandemfs runs (plain.c)
  *
  * Any error ends the session: what the peer had not acknowledged is sent again in the next one.
  *
@@ -14,6 +15,7 @@
  */
 
 #include "sender.h"
+#include "plain.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -68,6 +70,8 @@ int sender_new(struct peer *p, struct sender **ret)
 		r = watch(s, s->wake);
 	if (r == 0)
 		r = bulk_new(p, s->replica->config.streams, s->wake, &s->bulk);
+	if (r == 0)
+		r = plain_new(p, s->bulk, &s->plain);
 	if (r < 0) {
 		sender_free(s);
 		return r;
@@ -96,6 +100,7 @@ void sender_free(struct sender *s)
 		s->remote->ops->free(s->remote);
 	}
 	bulk_free(s->bulk);
+	plain_free(s->plain); /* after the threads that use it */
 	outgoing_reset(s);
 	buf_clear(&s->out);
 	if (s->journal_wake >= 0)
@@ -142,7 +147,8 @@ static void drop_session(struct sender *s, enum peer_state state, const char *er
 		s->remote->ops->disconnect(s->remote);
 	close_files(s);
 	outgoing_reset(s);
-	if (s->phase == SENDER_STREAMING)
+	plain_reset(s->plain);
+	if (s->phase == SENDER_STREAMING || s->phase == SENDER_PLAIN)
 		s->backoff_ms = 0;
 	s->phase = SENDER_OFFLINE;
 	s->stalled = false;
@@ -227,11 +233,6 @@ static int get_node(struct sender *s, struct node_identity *ret, char **ret_erro
 		return -ENOMEM;
 	}
 	r = s->remote->ops->get(s->remote, path, 4096, &text, &len);
-	if (r == -ENOENT)
-		return say(ret_error, r,
-			"%s: there is no .tandemfs/node: start tandemfs there first, over this "
-			"backing directory",
-			s->peer->config->url);
 	if (r == 0)
 		r = node_parse(text, ret);
 	if (r == -EPROTONOSUPPORT)
@@ -242,6 +243,30 @@ static int get_node(struct sender *s, struct node_identity *ret, char **ret_erro
 	if (r == -EBADMSG)
 		return say(ret_error, r, "%s: its .tandemfs/node is damaged", s->peer->config->url);
 	return r;
+}
+
+/* There is no node file: a plain peer, or one that is not there yet. */
+static int connect_plain(struct sender *s, char **ret_error, enum peer_state *ret_state)
+{
+	struct peer *p = s->peer;
+	int e;
+
+	if (p->known) {
+		*ret_state = PEER_REFUSED;
+		return say(ret_error, -ESTALE,
+			"%s: there is no .tandemfs/node, and node %s (%s) was there: is its disk not "
+			"mounted, or tandemfs not started? If that is to be a plain copy from now "
+			"on, unmount here, remove its line from %s/peers and mount again",
+			p->config->url, p->node.name, p->node.id, s->replica->config.state);
+	}
+	if (s->no_node_since == 0)
+		s->no_node_since = clock_mono_ms();
+	e = plain_decide(s->plain, s->remote, s->no_node_since, ret_error, ret_state);
+	if (e == 0)
+		e = plain_begin(s->plain, s->remote, ret_error, ret_state);
+	if (e == 0)
+		s->phase = SENDER_PLAIN;
+	return e;
 }
 
 static int make_spool(struct sender *s, char **ret_error)
@@ -302,8 +327,13 @@ static int connect_peer(struct sender *s, char **ret_error, enum peer_state *ret
 		*ret_state = PEER_REFUSED;
 	if (e == 0)
 		e = get_node(s, &node, ret_error);
+	if (e == -ENOENT)
+		return connect_plain(s, ret_error, ret_state);
 	if (e < 0)
 		return e;
+	s->no_node_since = 0;
+	if (s->peer->is_plain)
+		plain_turned_active(s->plain);
 	e = check_node(s, &node, ret_error);
 	if (e < 0) {
 		*ret_state = PEER_REFUSED;
@@ -325,6 +355,8 @@ static void go_online(struct sender *s)
 		drop_session(s, state, error ?: "out of memory");
 		return;
 	}
+	if (s->phase == SENDER_PLAIN)
+		return;
 	s->phase = SENDER_GREETING;
 	s->segment = s->segment_bytes = 0;
 	s->last_news_ms = clock_mono_ms();
@@ -629,6 +661,8 @@ static int round_online(struct sender *s, int timeout_ms)
 {
 	int r = s->phase == SENDER_STREAMING ? stream(s) : 0;
 
+	if (s->phase == SENDER_PLAIN)
+		return plain_turn(s->plain, timeout_ms, s->poll);
 	if (r == 0)
 		r = request_ack(s);
 	if (r == 0)

@@ -22,6 +22,7 @@ enum sender_phase {
 	SENDER_OFFLINE,   /* not connected; next try at retry_at */
 	SENDER_GREETING,  /* hello is there, the peer's daemon has not answered yet */
 	SENDER_STREAMING, /* frames go out, acks come in */
+	SENDER_PLAIN,     /* no tandemfs runs there: plain.c has the session */
 };
 
 /* A frame that was sent and is not acknowledged. */
@@ -53,9 +54,12 @@ struct sender {
 	struct replica *replica;
 	struct remote *remote;
 	struct bulk *bulk;
-	int wake;         /* eventfd: bulk jobs done, stop */
-	int journal_wake; /* eventfd of the journal */
-	int poll;         /* epoll of the two */
+	struct plain *plain;
+	uint64_t no_node_since; /* when it was first found that the peer has no node file; 0: it
+				 * has */
+	int wake;               /* eventfd: bulk jobs done, stop */
+	int journal_wake;       /* eventfd of the journal */
+	int poll;               /* epoll of the two */
 
 	enum sender_phase phase;
 	uint64_t retry_at, backoff_ms;

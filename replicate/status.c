@@ -92,7 +92,8 @@ static void fill_peer_locked(struct replica *r, const struct peer *p, struct pee
 	s->node = p->known ? copy(p->node.name) : NULL;
 	s->node_id = p->known ? copy(p->node.id) : NULL;
 	s->state = p->state;
-	s->active = true;
+	s->active = !p->is_plain;
+	s->plain = p->plain;
 	s->error = copy(p->error);
 	if (!s->error && p->stuck_seq && asprintf(&s->error, "it cannot apply: %s", p->problem) < 0)
 		s->error = NULL;

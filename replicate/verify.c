@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
 /*
- * `tandemfs verify`: this tree against each active peer's, by manifest.
+ * `tandemfs verify`: this tree against each active peer's, by manifest, and against each plain
+ * peer's by what its server lists (plain_verify.c).
  *
  * Both mounts are in use, so a difference may only be a change on its way. What differs in the
  * first comparison is looked at again, after what was done meanwhile has arrived: only the
  * directories in which something differed, and only what differs every time is reported.
  */
 
+#include "plain_verify.h"
 #include "query.h"
 
 #include "base/cleanup.h"
@@ -260,6 +262,57 @@ static int look_again(struct verify *v)
 	return e;
 }
 
+/* ---- a plain peer ---- */
+
+static void take_finding(void *ctx, const char *path, const char *what)
+{
+	struct verify *v = ctx;
+
+	add_finding(&v->found, path, what);
+}
+
+static int go_on_plain(void *ctx, uint64_t done)
+{
+	struct verify *v = ctx;
+
+	return done % 64 ? 0 : go_on(v, done, 0);
+}
+
+/* What differs may be on its way: each path is looked at once more. */
+static int verify_plain(struct verify *v)
+{
+	struct plain_verify p = {.root = v->replica->root,
+		.remote = v->remote,
+		.there = v->peer->config->path,
+		.found = take_finding,
+		.go_on = go_on_plain,
+		.ctx = v};
+	size_t n = 0;
+	int e;
+
+	settle(v);
+	e = plain_verify_tree(&p);
+	if (e == 0 && v->found.failed)
+		e = -ENOMEM;
+	if (e == 0 && v->found.n)
+		settle(v);
+	for (size_t i = 0; i < v->found.n && e == 0; i++) {
+		struct finding *f = &v->found.list[i];
+		const char *what;
+
+		e = plain_verify_path(&p, f->path, &what);
+		if (e == 0 && !what) {
+			free(f->path);
+			f->path = NULL;
+		}
+	}
+	for (size_t i = 0; i < v->found.n; i++)
+		if (v->found.list[i].path)
+			v->found.list[n++] = v->found.list[i];
+	v->found.n = n;
+	return e < 0 ? e : go_on(v, p.done, p.done);
+}
+
 /* ---- one peer ---- */
 
 static int verify_connected(struct verify *v)
@@ -278,9 +331,13 @@ static int verify_connected(struct verify *v)
 static int verify_peer(struct verify *v, char **ret_error)
 {
 	const char *url = v->peer->config->url;
+	bool plain;
 	int e;
 
-	if (!v->peer->known)
+	(void)pthread_mutex_lock(&v->replica->lock);
+	plain = v->peer->is_plain;
+	(void)pthread_mutex_unlock(&v->replica->lock);
+	if (!v->peer->known && !plain)
 		return say(ret_error, -ENOTCONN,
 			"%s was never reached: see `tandemfs status` for the reason", url);
 	e = v->replica->make_remote(v->replica, v->peer, &v->remote);
@@ -288,10 +345,10 @@ static int verify_peer(struct verify *v, char **ret_error)
 		return e;
 	e = v->remote->ops->connect(v->remote, ret_error);
 	if (e == 0) {
-		e = verify_connected(v);
+		e = plain ? verify_plain(v) : verify_connected(v);
 		if (e < 0)
 			(void)say(ret_error, e, "comparing with %s: %s%s", url, strerror(-e),
-				e == -ETIMEDOUT ? " (does tandemfs run there?)" : "");
+				e == -ETIMEDOUT && !plain ? " (does tandemfs run there?)" : "");
 	}
 	v->remote->ops->free(v->remote);
 	return e;
