@@ -11,6 +11,7 @@
 #include "control_socket.h"
 #include "mounts.h"
 #include "replicate/base/cleanup.h"
+#include "replicate/base/durable.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -130,18 +131,51 @@ static int send_request(int fd, json_t *request)
 	return send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? 0 : -EPIPE;
 }
 
+/* What a stream of answers reads from. */
+struct source {
+	int socket;
+	int fd; /* that came with what was read last; -1: none */
+};
+
+/* Keeps the descriptor that came along. */
+static void take_fd(struct source *s, struct msghdr *message)
+{
+	struct cmsghdr *c = CMSG_FIRSTHDR(message);
+
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+		return;
+	cleanup_close(&s->fd);
+	memcpy(&s->fd, CMSG_DATA(c), sizeof(s->fd));
+}
+
+static ssize_t read_source(void *cookie, char *data, size_t size)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {.iov_base = data, .iov_len = size};
+	struct msghdr message = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.room,
+		.msg_controllen = sizeof(control.room)};
+	struct source *s = cookie;
+	ssize_t n = recvmsg(s->socket, &message, MSG_CMSG_CLOEXEC);
+
+	if (n > 0)
+		take_fd(s, &message);
+	return n;
+}
+
 /* Reads the answer's lines; *ret_last is the one with "exit", a new reference, or NULL when the
  * connection ended without it. */
-static int read_answer(int fd, void (*fn)(void *ctx, json_t *line), void *ctx, json_t **ret_last)
+static int read_lines(FILE *f, struct source *s, void (*fn)(void *ctx, json_t *line), void *ctx,
+	json_t **ret_last)
 {
-	_cleanup_fclose_ FILE *f = fdopen(dup(fd), "r");
 	_cleanup_free_ char *line = NULL;
 	size_t size = 0;
 	ssize_t len;
 
-	*ret_last = NULL;
-	if (!f)
-		return -errno;
 	errno = 0;
 	while (!*ret_last && (len = getline(&line, &size, f)) > 0) {
 		json_t *object = json_loadb(line, (size_t)len, 0, NULL);
@@ -154,12 +188,29 @@ static int read_answer(int fd, void (*fn)(void *ctx, json_t *line), void *ctx, j
 			*ret_last = object;
 			break;
 		}
+		if (s->fd >= 0)
+			(void)json_object_set_new(object, "fd", json_integer(s->fd));
 		if (fn)
 			fn(ctx, object);
 		json_decref(object);
 		errno = 0;
 	}
 	return *ret_last || errno == 0 ? 0 : -errno;
+}
+
+static int read_answer(int fd, void (*fn)(void *ctx, json_t *line), void *ctx, json_t **ret_last)
+{
+	struct source s = {.socket = fd, .fd = -1};
+	_cleanup_fclose_ FILE *f =
+		fopencookie(&s, "r", (cookie_io_functions_t){.read = read_source});
+	int r;
+
+	*ret_last = NULL;
+	if (!f)
+		return -errno;
+	r = read_lines(f, &s, fn, ctx, ret_last);
+	cleanup_close(&s.fd);
+	return r;
 }
 
 enum exit_code client_request(const char *mountpoint, const char *state, json_t *request,
@@ -207,6 +258,24 @@ void client_print_json(const json_t *value)
 	(void)json_dumpf(
 		value, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
 	putchar('\n');
+}
+
+int client_copy(int from, int to)
+{
+	char data[65536];
+
+	for (;;) {
+		ssize_t n = read(from, data, sizeof(data));
+		int r;
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : 0;
+		r = write_all(to, data, (size_t)n);
+		if (r < 0)
+			return r;
+	}
 }
 
 struct client_size client_size_text(uint64_t bytes)

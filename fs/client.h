@@ -8,12 +8,15 @@
 
 #include <jansson.h>
 
-/* The arguments of a command: flags that all share, and at most one mount point. */
+/* The arguments of a command; strings as given, NULL: not given. */
 struct command_line {
-	bool json;              /* --json */
-	bool follow;            /* -f */
-	double timeout;         /* --timeout, seconds; -1: not given */
-	const char *mountpoint; /* as given; NULL: not given */
+	bool json;                   /* --json */
+	bool follow;                 /* -f */
+	bool all;                    /* --all */
+	double timeout;              /* --timeout, seconds; -1: not given */
+	const char *output;          /* -o */
+	const char *mountpoint;      /* the first operand */
+	const char *entry, *newpath; /* the second and the third, of `conflicts` */
 };
 
 /* Calls @fn for each mounted tandemfs with its mount point; stops when it returns other than 0
@@ -26,8 +29,9 @@ enum exit_code client_find(
 	const char *given, bool mounted, char **ret_mountpoint, char **ret_state);
 
 /* Sends @request (stolen) to the daemon of @state and hands every line of the answer but the last
- * to @fn (may be NULL). A daemon that is silent for @seconds is given up; 0: never. The exit code
- * of the last line; its error, and why there is none, are printed with @mountpoint. */
+ * to @fn (may be NULL); a descriptor that came with a line is its "fd", to be duplicated by who
+ * needs it for longer. A daemon that is silent for @seconds is given up; 0: never. The exit code of
+ * the last line; its error, and why there is none, are printed with @mountpoint. */
 enum exit_code client_request(const char *mountpoint, const char *state, json_t *request,
 	unsigned seconds, void (*fn)(void *ctx, json_t *line), void *ctx);
 
@@ -43,6 +47,9 @@ struct client_size client_size_text(uint64_t bytes);
 /* Prints @value on stdout. That all output could be written is checked at the end, by ferror(3). */
 void client_print_json(const json_t *value);
 
+/* Copies what @from has from its offset on. 0 or -errno. */
+int client_copy(int from, int to);
+
 /* A progress line on stderr when that is a terminal: "label [####    ] 40% 4000 of 10000". @total
  * 0: not known. client_progress_end() wipes it. */
 void client_progress(const char *label, uint64_t done, uint64_t total);
@@ -53,5 +60,9 @@ enum exit_code cmd_wait(const struct command_line *line);
 enum exit_code cmd_verify(const struct command_line *line);
 enum exit_code cmd_log(const struct command_line *line);
 enum exit_code cmd_stop(const struct command_line *line);
+enum exit_code cmd_conflicts_list(const struct command_line *line);
+enum exit_code cmd_conflicts_show(const struct command_line *line);
+enum exit_code cmd_conflicts_restore(const struct command_line *line);
+enum exit_code cmd_conflicts_drop(const struct command_line *line);
 
 #endif

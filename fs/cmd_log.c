@@ -12,7 +12,6 @@
 #include "client.h"
 
 #include "replicate/base/cleanup.h"
-#include "replicate/base/durable.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -21,25 +20,6 @@
 #include <sys/stat.h>
 
 #define ROTATED REPLICA_CHANGES_LOG ".1"
-
-/* Copies what @fd has from its offset on. 0 or -errno. */
-static int print_rest(int fd)
-{
-	char data[16384];
-
-	for (;;) {
-		ssize_t n = read(fd, data, sizeof(data));
-		int r;
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : 0;
-		r = write_all(STDOUT_FILENO, data, (size_t)n);
-		if (r < 0)
-			return r;
-	}
-}
 
 static int open_log(int dir, const char *name)
 {
@@ -57,7 +37,7 @@ static int print_file(int dir, const char *name, int *ret_fd)
 		return 0;
 	if (fd < 0)
 		return fd;
-	r = print_rest(fd);
+	r = client_copy(fd, STDOUT_FILENO);
 	cleanup_close(ret_fd);
 	*ret_fd = fd;
 	return r;
@@ -77,11 +57,11 @@ static bool rotated(int dir, const char *name, int fd)
 /* Whatever came since the last call, over a rotation too. */
 static int print_news(int dir, int *fd)
 {
-	int r = *fd >= 0 ? print_rest(*fd) : 0;
+	int r = *fd >= 0 ? client_copy(*fd, STDOUT_FILENO) : 0;
 
 	if (r == 0 && rotated(dir, REPLICA_CHANGES_LOG, *fd)) {
 		/* It may have grown between the reading and the rotation. */
-		r = *fd >= 0 ? print_rest(*fd) : 0;
+		r = *fd >= 0 ? client_copy(*fd, STDOUT_FILENO) : 0;
 		if (r == 0)
 			r = print_file(dir, REPLICA_CHANGES_LOG, fd);
 	}

@@ -109,8 +109,9 @@ static void print_status(json_t *status)
 	json_array_foreach (peers, i, peer)
 		print_peer(peer);
 	if (conflicts > 0)
-		printf("  %llu conflict%s: the versions that lost are in .tandemfs/conflicts\n",
-			(unsigned long long)conflicts, conflicts == 1 ? "" : "s");
+		printf("  %llu conflict%s: `tandemfs conflicts list %s` shows what lost\n",
+			(unsigned long long)conflicts, conflicts == 1 ? "" : "s",
+			text_of(status, "mountpoint", "MOUNTPOINT"));
 	if (json_array_size(peers) == 0)
 		printf("  no peer: local only\n");
 	else if (all_is_well(status))

@@ -69,9 +69,35 @@ static int send_all(int fd, const char *data, size_t len)
 	return 0;
 }
 
-int control_client_send(struct control_client *client, json_t *line)
+/* The first bytes of @data, with a copy of @fd. How many, or -errno. */
+static ssize_t send_with_fd(int socket, const char *data, size_t len, int fd)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec iov = {.iov_base = (char *)data, .iov_len = len};
+	struct msghdr message = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.room,
+		.msg_controllen = sizeof(control.room)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+	ssize_t n;
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	do
+		n = sendmsg(socket, &message, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+int control_client_send_fd(struct control_client *client, json_t *line, int fd)
 {
 	_cleanup_free_ char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
+	ssize_t n = 0;
 	int r;
 
 	json_decref(line);
@@ -79,11 +105,18 @@ int control_client_send(struct control_client *client, json_t *line)
 		return -EPIPE;
 	if (!text)
 		return -ENOMEM;
-	r = send_all(client->fd, text, strlen(text));
+	if (fd >= 0)
+		n = send_with_fd(client->fd, text, strlen(text), fd);
+	r = n < 0 ? (int)n : send_all(client->fd, text + n, strlen(text + n));
 	if (r == 0)
 		r = send_all(client->fd, "\n", 1);
 	client->failed = r < 0;
 	return r;
+}
+
+int control_client_send(struct control_client *client, json_t *line)
+{
+	return control_client_send_fd(client, line, -1);
 }
 
 bool control_client_gone(void *arg)

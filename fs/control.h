@@ -12,6 +12,13 @@
  *      "timeout": SECONDS or absent}
  *     {"command": "verify"}            {"difference": {"peer", "path", "what"}}, each;
  *                                      {"progress": {"done": N, "total": N}}, now and then
+ *     {"command": "conflicts"}         {"conflict": {...}}, each, oldest first
+ *     {"command": "conflicts",         {"conflict": {...}}, and with it a descriptor (SCM_RIGHTS)
+ *      "open": ENTRY}                  from which its bytes can be read
+ *     {"command": "conflicts",         puts what stands at PATH into the vault
+ *      "keep": PATH}
+ *     {"command": "conflicts",         here and at the peers; null: all of them
+ *      "drop": ENTRY or null}
  *     {"command": "stop"}
  *
  * The last line of every answer is {"exit": CODE} or {"exit": CODE, "error": TEXT}, with the exit

@@ -31,7 +31,7 @@ static json_t *escaped_text(const char *s)
 	return json_string(out);
 }
 
-static json_t *text_or_null(const char *s)
+json_t *control_text(const char *s)
 {
 	json_t *text;
 
@@ -64,13 +64,13 @@ static json_t *describe_plain(const struct peer_status *p)
 static json_t *describe_peer(const struct peer_status *p)
 {
 	return json_pack("{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o,s:o}", "url",
-		text_or_null(p->url), "node", text_or_null(p->node), "node_id",
-		text_or_null(p->node_id), "state", peer_state_name(p->state), "active",
-		(int)p->active, "error", text_or_null(p->error), "lag_ops", (json_int_t)p->lag_ops,
+		control_text(p->url), "node", control_text(p->node), "node_id",
+		control_text(p->node_id), "state", peer_state_name(p->state), "active",
+		(int)p->active, "error", control_text(p->error), "lag_ops", (json_int_t)p->lag_ops,
 		"lag_bytes", (json_int_t)p->lag_bytes, "lag_seconds", p->lag_seconds, "sent_ops",
 		(json_int_t)p->sent_ops, "sent_bytes", (json_int_t)p->sent_bytes, "inbound",
 		(int)p->inbound, "applied_ops", (json_int_t)p->applied_ops, "waiting",
-		text_or_null(p->waiting), "plain", describe_plain(p));
+		control_text(p->waiting), "plain", describe_plain(p));
 }
 
 json_t *control_describe(const struct control_config *config, const struct replica_status *s)
@@ -83,9 +83,9 @@ json_t *control_describe(const struct control_config *config, const struct repli
 			return NULL;
 		}
 	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:s,s:s,s:s,s:i,s:I,s:I,s:I,s:o}", "mountpoint",
-		text_or_null(config->mountpoint), "backing", text_or_null(s->backing),
-		"state_directory", text_or_null(config->state), "node", text_or_null(s->node),
-		"node_id", text_or_null(s->node_id), "mode", replica_mode_name(s->mode),
+		control_text(config->mountpoint), "backing", control_text(s->backing),
+		"state_directory", control_text(config->state), "node", control_text(s->node),
+		"node_id", control_text(s->node_id), "mode", replica_mode_name(s->mode),
 		"on_peer_down", config->on_peer_down, "version", TANDEMFS_VERSION, "pid",
 		(int)getpid(), "journal_head", (json_int_t)s->journal_head, "journal_bytes",
 		(json_int_t)s->journal_bytes, "conflicts", (json_int_t)s->conflicts, "peers",
@@ -219,8 +219,8 @@ static void send_difference(void *ctx, const struct replica_difference *d)
 
 	/* A client that is gone is remembered by control_client_send(). */
 	(void)control_client_send(run->client,
-		json_pack("{s:{s:o,s:o,s:s}}", "difference", "peer", text_or_null(d->peer), "path",
-			text_or_null(d->path), "what", d->what));
+		json_pack("{s:{s:o,s:o,s:s}}", "difference", "peer", control_text(d->peer), "path",
+			control_text(d->path), "what", d->what));
 }
 
 /* A line at most each tenth of a second: the rest would only be overwritten. */
@@ -279,6 +279,7 @@ static const struct command {
 	{"status", answer_status},
 	{"wait", answer_wait},
 	{"verify", answer_verify},
+	{"conflicts", control_answer_conflicts},
 	{"stop", answer_stop},
 };
 

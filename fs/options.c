@@ -195,6 +195,29 @@ static int set_streams(struct options *o, const char *value, char **ret_error)
 	return 0;
 }
 
+static int set_vault_max(struct options *o, const char *value, char **ret_error)
+{
+	static const char units[] = "KMGT";
+	unsigned long long n = 0;
+	const char *unit = NULL;
+	char *end = NULL;
+	unsigned shift = 0;
+
+	errno = 0;
+	if (isdigit((unsigned char)*value))
+		n = strtoull(value, &end, 10);
+	if (end && *end && !end[1] && (unit = strchr(units, toupper((unsigned char)*end)))) {
+		shift = 10 * (unsigned)(unit - units + 1);
+		end++;
+	}
+	if (!end || *end || errno || n < 1 || n > (unsigned long long)INT64_MAX >> shift)
+		return say(ret_error, -EINVAL,
+			"\"%s\" is no size: a number of bytes, or with K, M, G or T after it",
+			value);
+	o->vault_max = n << shift;
+	return 0;
+}
+
 static int set_verify(struct options *o, const char *value, char **ret_error)
 {
 	if (!replica_verify_known(value))

@@ -41,6 +41,7 @@ struct options {
 	enum replica_order order;
 	char *node, *identity, *password_file, *known_hosts, *account, *state, *verify;
 	unsigned streams;
+	uint64_t vault_max; /* bytes */
 	enum log_level loglevel;
 	char *kernel; /* mount options for libfuse and the kernel, joined by commas; may be NULL */
 };

@@ -68,6 +68,7 @@ static int open_replica(struct server *v, char **ret_error)
 		.password_file = o->password_file,
 		.known_hosts = o->known_hosts,
 		.streams = o->streams,
+		.vault_max = o->vault_max,
 		.verify = o->verify,
 	};
 

@@ -22,6 +22,7 @@
 #include "apply.h"
 #include "op.h"
 #include "tree.h"
+#include "vault.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -141,6 +142,20 @@ uint64_t replica_head(struct replica *r);
  * ever. 0, -ETIMEDOUT, -EINTR, -ECANCELED when the replica is closing. */
 int replica_wait_all(
 	struct replica *r, uint64_t seq, int timeout_ms, bool (*interrupted)(void *ctx), void *ctx);
+
+/* ---- the conflict vault ---- */
+
+/* All versions that lost a conflict, oldest first: vault_list(). */
+int replica_conflicts(struct replica *r, struct vault_entry **ret, size_t *ret_n);
+/* The name of the entry that people call @text: vault_find(). */
+int replica_conflict_find(struct replica *r, const char *text, char ret[VAULT_NAME_SIZE]);
+/* Its bytes, open for reading: a descriptor or -errno. */
+int replica_conflict_open(struct replica *r, const char *name);
+/* Drops it, here and at the peers. 0, -ENOENT or -errno. */
+int replica_conflict_drop(struct replica *r, const char *name);
+/* Puts a copy of what stands at @path, no directory, into the vault, here and at the peers:
+ * somebody is about to put another version there. 0, -ENOENT, -EISDIR, ... */
+int replica_conflict_keep(struct replica *r, const char *path);
 
 /* ---- for status ---- */
 

@@ -187,7 +187,7 @@ static int load(const struct vault *v, const char *name, struct vault_entry *ret
 	return 0;
 }
 
-/* ---- the bound ---- */
+/* ---- the list ---- */
 
 static int older(const void *a, const void *b)
 {
@@ -243,6 +243,72 @@ void vault_list_free(struct vault_entry *list, size_t n)
 	free(list);
 }
 
+/* ---- what people call them ---- */
+
+#define ID_LEN 32 /* digits of a node's id at the start of a name */
+
+static const char *without_zeros(const char *hex)
+{
+	hex += strspn(hex, "0");
+	return *hex ? hex : "0";
+}
+
+static bool is_meant(const char *name, const char *text)
+{
+	const char *dash = strchr(text, '-');
+	size_t id = dash ? (size_t)(dash - text) : 0;
+
+	if (*text && strncmp(name, text, strlen(text)) == 0)
+		return true;
+	return id > 0 && id <= ID_LEN && dash[1] && strncmp(name, text, id) == 0 &&
+	       strcmp(without_zeros(name + ID_LEN + 1), without_zeros(dash + 1)) == 0;
+}
+
+int vault_find(struct vault *v, const char *text, char ret[VAULT_NAME_SIZE])
+{
+	struct vault_entry *list;
+	size_t n, found = 0;
+	int e = vault_list(v, &list, &n);
+
+	if (e < 0)
+		return e;
+	for (size_t i = 0; i < n; i++)
+		if (is_meant(list[i].name, text)) {
+			memcpy(ret, list[i].name, VAULT_NAME_SIZE);
+			found++;
+		}
+	vault_list_free(list, n);
+	if (found == 0)
+		return -ENOENT;
+	return found == 1 ? 0 : -ENOTUNIQ;
+}
+
+static size_t common_length(const char *a, const char *b)
+{
+	size_t i = 0;
+
+	while (a[i] && a[i] == b[i])
+		i++;
+	return i;
+}
+
+void vault_short(char dst[VAULT_NAME_SIZE], const struct vault_entry *list, size_t n,
+	const struct vault_entry *e)
+{
+	size_t digits = 4;
+
+	for (size_t i = 0; i < n; i++) {
+		size_t same = common_length(list[i].name, e->name);
+
+		if (same >= digits && same < ID_LEN)
+			digits = same + 1;
+	}
+	(void)snprintf(dst, VAULT_NAME_SIZE, "%.*s-%s", (int)digits, e->name,
+		without_zeros(e->name + ID_LEN + 1));
+}
+
+/* ---- the bound ---- */
+
 static int remove_files(const struct vault *v, const char *name)
 {
 	char meta[VAULT_NAME_SIZE + 8];
@@ -259,9 +325,10 @@ static void vault_account(struct vault *v)
 	struct vault_entry *list;
 	size_t n, i;
 	uint64_t bytes = 0;
+	int e = vault_list(v, &list, &n);
 
-	if (vault_list(v, &list, &n) < 0) {
-		log_warning("the conflict vault cannot be read: %s", strerror(errno));
+	if (e < 0) {
+		log_warning("the conflict vault cannot be read: %s", strerror(-e));
 		return;
 	}
 	for (i = 0; i < n; i++)
@@ -270,8 +337,9 @@ static void vault_account(struct vault *v)
 		log_warning("the conflict vault is over vault_max: %s (%s, version of %s) is "
 			    "dropped",
 			list[i].name, list[i].path, list[i].node);
-		if (remove_files(v, list[i].name) < 0)
-			log_warning("cannot drop it: %s", strerror(errno));
+		e = remove_files(v, list[i].name);
+		if (e < 0)
+			log_warning("cannot drop it: %s", strerror(-e));
 		bytes -= list[i].size;
 	}
 	v->bytes = bytes;

@@ -77,6 +77,14 @@ int vault_op(struct vault *v, const char *name, struct op *ret);
 int vault_list(struct vault *v, struct vault_entry **ret, size_t *ret_n);
 void vault_list_free(struct vault_entry *list, size_t n);
 
+/* The entry that @text means: its name, the beginning of it, or its short form, the node's id as
+ * far as it is given, '-', and the number without the zeros before it. 0, -ENOENT, or -ENOTUNIQ. */
+int vault_find(struct vault *v, const char *text, char ret[VAULT_NAME_SIZE]);
+/* The short form of the entry @e of @list, with as much of the node's id, at least four digits, as
+ * tells the nodes of the list apart. */
+void vault_short(char dst[VAULT_NAME_SIZE], const struct vault_entry *list, size_t n,
+	const struct vault_entry *e);
+
 /* Opens the bytes of an entry for reading and describes it (NULL: does not). A descriptor; -ENOENT,
  * -EINVAL for what is no name of an entry. *ret is cleared with vault_entry_clear(). */
 int vault_read(struct vault *v, const char *name, struct vault_entry *ret);

@@ -15,6 +15,7 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -123,6 +124,62 @@ int replica_verify(struct replica *r, void (*report)(void *ctx, const struct rep
 		return -ECANCELED;
 	report(ctx, &d);
 	return 1;
+}
+
+static atomic_int dropped, kept;
+
+int replica_conflicts(struct replica *r, struct vault_entry **ret, size_t *ret_n)
+{
+	struct vault_entry *list = calloc(2, sizeof(*list));
+
+	(void)r;
+	for (unsigned i = 0; i < 2; i++) {
+		list[i] = (struct vault_entry){.path = strdup(i ? "b\xff" : "a/b"),
+			.node = strdup("web1"),
+			.winner = strdup("web2"),
+			.mode = i ? S_IFLNK | 0777 : S_IFREG | 04755,
+			.uid = UINT32_MAX,
+			.mtime = -1,
+			.size = 1ull << 40};
+		vault_name(list[i].name, "00112233445566778899aabbccddeeff", 26 + i);
+	}
+	*ret = list;
+	*ret_n = 2;
+	return 0;
+}
+
+int replica_conflict_find(struct replica *r, const char *text, char ret[VAULT_NAME_SIZE])
+{
+	(void)r;
+	if (strcmp(text, "0011-1b") != 0)
+		return strcmp(text, "0011") == 0 ? -ENOTUNIQ : -ENOENT;
+	vault_name(ret, "00112233445566778899aabbccddeeff", 27);
+	return 0;
+}
+
+int replica_conflict_open(struct replica *r, const char *name)
+{
+	int fd = memfd_create("bytes", MFD_CLOEXEC);
+
+	(void)r;
+	assert_non_null(strstr(name, "-000000000000001b"));
+	assert_int_equal(pwrite(fd, "a version", 9, 0), 9);
+	return fd;
+}
+
+int replica_conflict_drop(struct replica *r, const char *name)
+{
+	(void)r;
+	assert_true(vault_name_good(name));
+	dropped++;
+	return dropped > 3 ? -EIO : 0;
+}
+
+int replica_conflict_keep(struct replica *r, const char *path)
+{
+	(void)r;
+	kept++;
+	return strcmp(path, "d") == 0 ? -EISDIR : 0;
 }
 
 /* ---- the fixture ---- */
@@ -278,6 +335,78 @@ static void test_verify(void **state)
 	json_decref(lines);
 }
 
+static void test_conflicts(void **state)
+{
+	struct fixture *f = *state;
+	json_t *lines = json_array(), *c;
+
+	assert_int_equal(client_request("/mnt", f->dir, json_pack("{s:s}", "command", "conflicts"),
+				 20, take_line, lines),
+		EXIT_DONE);
+	assert_int_equal(json_array_size(lines), 2);
+	c = json_object_get(json_array_get(lines, 0), "conflict");
+	assert_string_equal(json_string_value(json_object_get(c, "entry")), "0011-1a");
+	assert_string_equal(json_string_value(json_object_get(c, "type")), "file");
+	assert_int_equal(json_integer_value(json_object_get(c, "mode")), 04755);
+	assert_int_equal(json_integer_value(json_object_get(c, "uid")), UINT32_MAX);
+	c = json_object_get(json_array_get(lines, 1), "conflict");
+	assert_string_equal(json_string_value(json_object_get(c, "path")), "b\\xff");
+	json_decref(lines);
+	answered(f, "{\"command\":\"conflicts\",\"open\":\"0011\"}", 3, "several");
+	answered(f, "{\"command\":\"conflicts\",\"open\":\"x\"}", 3, "no conflict");
+	answered(f, "{\"command\":\"conflicts\",\"keep\":\"a\"}", 0, "");
+	answered(f, "{\"command\":\"conflicts\",\"keep\":\"d\"}", 3, "directory");
+	assert_int_equal(kept, 2);
+	answered(f, "{\"command\":\"conflicts\",\"drop\":\"0011-1b\"}", 0, "");
+	assert_int_equal(dropped, 1);
+	answered(f, "{\"command\":\"conflicts\",\"drop\":null}", 0, "");
+	assert_int_equal(dropped, 3);
+	answered(f, "{\"command\":\"conflicts\",\"drop\":null}", 3, "Input/output");
+	answered(f, "{\"command\":\"conflicts\",\"drop\":7}", 2, "text");
+	answered(f, "{\"command\":\"conflicts\",\"open\":[]}", 2, "text");
+	assert_int_equal(dropped, 4);
+}
+
+static void read_bytes(void *ctx, json_t *line)
+{
+	json_t *fd = json_object_get(line, "fd");
+
+	assert_non_null(fd);
+	assert_int_equal(read((int)json_integer_value(fd), ctx, 16), 9);
+}
+
+static int count_descriptors(void)
+{
+	_cleanup_closedir_ DIR *d = opendir("/proc/self/fd");
+	int n = 0;
+
+	while (readdir(d))
+		n++;
+	return n;
+}
+
+static void test_bytes_of_a_conflict(void **state)
+{
+	struct fixture *f = *state;
+	int before = count_descriptors();
+
+	for (int i = 0; i < 3; i++) {
+		char bytes[16] = "";
+
+		assert_int_equal(
+			client_request("/mnt", f->dir,
+				json_pack("{s:s,s:s}", "command", "conflicts", "open", "0011-1b"),
+				20, read_bytes, bytes),
+			EXIT_DONE);
+		assert_string_equal(bytes, "a version");
+	}
+	/* Who does not ask for it is not stuck with it. */
+	answered(f, "{\"command\":\"conflicts\",\"open\":\"0011-1b\"}", 0, "");
+	control_stop(f->control);
+	f->control = NULL;
+	assert_true(count_descriptors() <= before);
+}
+
 static void test_stop(void **state)
 {
 	struct fixture *f = *state;
@@ -389,6 +518,8 @@ int main(void)
 		test(test_status),
 		test(test_wait),
 		test(test_verify),
+		test(test_conflicts),
+		test(test_bytes_of_a_conflict),
 		test(test_stop),
 		test(test_garbage),
 		test(test_too_many_clients),

@@ -57,6 +57,7 @@ static void test_defaults(void **state)
 	assert_int_equal(o.on_peer_down, PEER_DOWN_CONTINUE);
 	assert_int_equal(o.order, ORDER_RELAXED);
 	assert_int_equal(o.streams, 2);
+	assert_int_equal(o.vault_max, 1 << 30);
 	assert_int_equal(o.loglevel, LOG_LEVEL_NOTICE);
 	assert_string_equal(o.verify, "sha256");
 	assert_null(o.node);
@@ -103,6 +104,25 @@ static void test_later_overrides(void **state)
 	assert_string_equal(o.node, "b");
 	assert_int_equal(o.streams, 4);
 	assert_string_equal(o.verify, "sha512");
+}
+
+static uint64_t vault_max(const char *list)
+{
+	_cleanup_options_ struct options o;
+
+	accepted(list, &o);
+	return o.vault_max;
+}
+
+static void test_sizes(void **state)
+{
+	(void)state;
+	assert_true(vault_max("vault_max=1") == 1);
+	assert_true(vault_max("vault_max=512K") == 512 << 10);
+	assert_true(vault_max("vault_max=3m") == 3 << 20);
+	assert_true(vault_max("vault_max=10G") == 10ull << 30);
+	assert_true(vault_max("vault_max=8388607T") == 8388607ull << 40);
+	assert_true(vault_max("vault_max=9223372036854775807") == INT64_MAX);
 }
 
 static void test_fstab_options(void **state)
@@ -152,6 +172,14 @@ static void test_malformed_values(void **state)
 	refused("on_peer_down=die", "continue|block|fail");
 	refused("order=none", "relaxed|strict");
 	refused("loglevel=9", "error|warning");
+	refused("vault_max=0", "no size");
+	refused("vault_max=", "needs a value");
+	refused("vault_max=-1", "no size");
+	refused("vault_max=G", "no size");
+	refused("vault_max=1GB", "no size");
+	refused("vault_max=1X", "no size");
+	refused("vault_max=9223372036854775808", "no size");
+	refused("vault_max=8388608T", "no size");
 	refused("streams=0", "1 to 16");
 	refused("streams=17", "1 to 16");
 	refused("streams=-1", "1 to 16");
@@ -342,6 +370,7 @@ int main(void)
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_each_option),
 		cmocka_unit_test(test_later_overrides),
+		cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_fstab_options),
 		cmocka_unit_test(test_commas_in_values),
 		cmocka_unit_test(test_open_quote_is_a_character),
