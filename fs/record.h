@@ -43,8 +43,8 @@ int change_begin(struct change *c, struct mount *m, enum op_type type, enum tree
 
 int change_log(struct change *c);
 
-/* The parent of path gets its time now: before a content is noted within the change, which takes the
- * time from there. */
+/* The parent of path gets its time now: before a content is noted within the change, which takes
+ * the time from there. */
 void change_touch(struct change *c);
 
 /* @touch: how many parents got other names: 0 none, 1 that of path, 2 also that of path2. Returns

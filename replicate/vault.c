@@ -554,31 +554,31 @@ int vault_take(struct vault *v, const struct apply_target *t, const struct op *o
 	return r < 0 ? r : commit(v, op->path2, meta);
 }
 
-int vault_op(struct vault *v, const char *name, struct op *ret)
+static int fill_op(struct vault *v, const char *name, struct op *op)
 {
-	_cleanup_op_ struct op op = {.type = OP_VAULT, .flags = OP_WHOLE};
 	struct vault_entry e;
 	char *meta = NULL;
-	size_t len;
 	int r = load(v, name, &e);
 
 	if (r < 0)
 		return r;
-	op.path = steal_pointer(&e.path);
+	op->path = strdup(confine_check(e.path, false) < 0 ? "?" : e.path);
 	vault_entry_clear(&e);
-	if (confine_check(op.path, false) < 0) {
-		free(op.path);
-		op.path = strdup("?");
-	}
-	op.path2 = strdup(name);
-	r = op.path && op.path2 ? read_meta(v, name, &meta, &len) : -ENOMEM;
+	op->path2 = strdup(name);
+	r = op->path && op->path2 ? read_meta(v, name, &meta, &op->value_len) : -ENOMEM;
+	op->value = (uint8_t *)meta;
+	return r;
+}
+
+int vault_op(struct vault *v, const char *name, struct op *ret)
+{
+	struct op op = {.type = OP_VAULT, .flags = OP_WHOLE};
+	int r = fill_op(v, name, &op);
+
 	if (r < 0)
-		return r;
-	op.value = (uint8_t *)meta;
-	op.value_len = len;
+		op_clear(&op);
 	*ret = op;
-	op = (struct op){0};
-	return 0;
+	return r;
 }
 
 int vault_read(struct vault *v, const char *name, struct vault_entry *ret)
