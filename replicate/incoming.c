@@ -246,6 +246,19 @@ static int remove_dir(struct receiver *v, const char *path, uint64_t time)
 	return e < 0 ? e : incoming_step(v, &op);
 }
 
+/* What a local process is writing goes on as an entry of the vault. */
+static int keep_open_file(struct receiver *v, const char *path)
+{
+	struct replica *r = v->replica;
+	struct keep k = {.path = path, .winner = v->sender.name, .leaves = true};
+	struct fid fid;
+
+	if (fid_of_path(r->root, path, &fid) < 0)
+		return 0;
+	k.seq = replica_dirty_mark(r, path, &fid);
+	return k.seq ? keep_version(r, &k) : 0;
+}
+
 int incoming_remove(struct receiver *v, const char *path, uint64_t time)
 {
 	struct op op = {.type = OP_UNLINK, .path = (char *)path, .time = time};
@@ -254,9 +267,12 @@ int incoming_remove(struct receiver *v, const char *path, uint64_t time)
 
 	if (e == -ENOENT || e == -ENOTDIR)
 		return 0;
-	if (e == 0)
-		e = S_ISDIR(st.st_mode) ? remove_dir(v, path, time) : incoming_step(v, &op);
-	return e;
+	if (e < 0)
+		return e;
+	if (S_ISDIR(st.st_mode))
+		return remove_dir(v, path, time);
+	e = S_ISREG(st.st_mode) ? keep_open_file(v, path) : 0;
+	return e < 0 ? e : incoming_step(v, &op);
 }
 
 /* ---- alone, or with changes of ours ---- */
@@ -525,6 +541,23 @@ static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 	return e;
 }
 
+/* The peer restates the mtime of a directory of which this node decides: changes that the peer did
+ * not know of may have moved it on. Then it is told. */
+static int hold_time(struct attempt *a)
+{
+	struct replica *r = a->v->replica;
+	struct op *op = a->op;
+	struct stat st;
+
+	if (a->type != OP_SETATTR || !(a->flags & OP_FORCE) || !(op->mask & OP_MTIME) ||
+		!decides(a->v) || confine_stat(r->root, op->path, &st) < 0 ||
+		!S_ISDIR(st.st_mode) ||
+		(int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec <= op->mtime)
+		return 0;
+	op->mask &= ~(uint32_t)OP_MTIME;
+	return restate_time(r, op->path);
+}
+
 static int tell(struct attempt *a, const char *theirs, const char *ours, bool deep)
 {
 	struct replica *r = a->v->replica;
@@ -541,11 +574,14 @@ static int decide(struct attempt *a, bool unknown)
 
 	a->op->flags &= ~(uint32_t)(a->type == OP_UNLINK ? 0 : OP_FORCE);
 	e = resolve(a->v, a->op, a->seen, &apply);
+	if (e == 0 && apply)
+		e = hold_time(a);
 	if (e == 0)
 		e = apply ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);
 	if (e == 0 && !apply)
 		drop_content(a);
-	if (e < 0 || !unknown)
+	/* It cannot know what a name was given to that it had taken from a version that lost. */
+	if (e < 0 || !(unknown || a->type == OP_RENAME || a->type == OP_LINK))
 		return e;
 	e = tell(a, a->path, a->op->path, false);
 	if (e == 0 && a->path2 && (a->type == OP_RENAME || a->type == OP_LINK))
@@ -599,21 +635,23 @@ static int make_way(struct attempt *a)
 	return incoming_remove(a->v, path, op->time);
 }
 
-/* A local writer has the file open. A new one the peer cannot have removed: it stays. Another one
- * keeps its inode, as an entry of the vault. */
+/* A local writer has the file open. A new one the peer cannot have removed: it stays, and the
+ * directory with it. Another one keeps its inode, as an entry of the vault. */
 static int spare_writer(struct attempt *a, const struct unseen_relation *rel, bool *ret_spare)
 {
 	struct receiver *v = a->v;
 	uint64_t mark = open_file(a, rel);
+	bool removal = a->op->type == OP_UNLINK;
 	struct keep k = {.path = taken_name(a, rel),
 		.winner = v->sender.name,
 		.seq = mark,
 		.other = a->op->seq,
 		.leaves = true};
 
+	*ret_spare = removal && (mark ? replica_dirty_new(v->replica, mark)
+				      : replica_dirty_below(v->replica, rel->path));
 	if (!mark)
 		return 0;
-	*ret_spare = a->op->type == OP_UNLINK && replica_dirty_new(v->replica, mark);
 	return *ret_spare ? 0 : keep_version(v->replica, &k);
 }
 
@@ -632,6 +670,8 @@ static int apply_forced(struct attempt *a)
 		e = spare_writer(a, &rel, &spare);
 	if (e == 0 && !spare)
 		e = make_way(a);
+	if (e == 0 && !spare)
+		e = hold_time(a);
 	if (e == 0)
 		e = !spare && adapt(a, &rel) ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);
 	tree_unlock(r->tree);

@@ -100,6 +100,9 @@ int resolve(struct receiver *v, struct op *op, const struct position *seen, bool
  * gives way. The tree is locked in TREE_RENAME mode. */
 int restate(struct replica *r, const char *path, bool deep);
 
+/* The same of the mtime alone. */
+int restate_time(struct replica *r, const char *path);
+
 /* Carries out an OP_ASK of the peer. */
 int restate_answer(struct receiver *v, const struct op *op, const struct position *seen);
 

@@ -243,6 +243,19 @@ uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fi
 	return seq;
 }
 
+bool replica_dirty_below(struct replica *r, const char *dir)
+{
+	struct dirty *d, *next;
+	bool found = false;
+
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_ITER (hh, r->dirty, d, next)
+		found = found || (!d->orphan && confine_below(d->op.path, dir) &&
+					 strcmp(d->op.path, dir) != 0);
+	(void)pthread_mutex_unlock(&r->lock);
+	return found;
+}
+
 bool replica_dirty_new(struct replica *r, uint64_t seq)
 {
 	struct dirty *d;

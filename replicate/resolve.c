@@ -237,6 +237,17 @@ static int take_content(struct meeting *m)
 	return e == 0 && strcmp(m->theirs, m->op->path) != 0 ? ask_for(m, m->op->path, false) : e;
 }
 
+/* Whether other names of the file are news to the peer, who means this one alone. */
+static bool linked_here(struct meeting *m)
+{
+	bool linked;
+
+	(void)pthread_mutex_lock(&m->r->lock);
+	linked = unseen_link(m->r->unseen, m->op->path, m->seen);
+	(void)pthread_mutex_unlock(&m->r->lock);
+	return linked;
+}
+
 static int content_meets_ours(struct meeting *m, const struct stat *st)
 {
 	struct op *op = m->op;
@@ -259,8 +270,8 @@ static int content_meets_ours(struct meeting *m, const struct stat *st)
 	e = keep_version(m->r, &k);
 	if (e == 0 && !S_ISREG(st->st_mode))
 		e = incoming_remove(m->v, op->path, op->time);
-	if (st->st_nlink == 1)
-		op->flags |= OP_FORCE; /* the vault holds a link to the inode */
+	if (st->st_nlink == 1 || linked_here(m))
+		op->flags |= OP_FORCE; /* not into the vault's link, nor into ours */
 	return e < 0 ? e : take_content(m);
 }
 
@@ -458,7 +469,9 @@ static int meet_two_renames(struct meeting *m, const struct unseen_op *ours)
 		!theirs_wins(m, CONFLICT_MOVE, (int64_t)when, (int64_t)op->time))
 		return 0;
 	e = make_above(m, op->path2);
-	return e < 0 ? e : merge_one(m, from, op->path2);
+	if (e == 0)
+		e = merge_one(m, from, op->path2);
+	return e < 0 ? e : restate(m->r, from, false); /* the peer may have that name by now */
 }
 
 static struct unseen_op *copy_rename(struct meeting *m)
@@ -508,6 +521,28 @@ static int meet_rename(struct meeting *m)
 	return e < 0 ? e : merge_one(m, op->path, op->path2);
 }
 
+/* The new name is taken here. */
+static int link_meets(struct meeting *m, const struct stat *from, const struct stat *to)
+{
+	struct op *op = m->op;
+	struct keep k = {.path = op->path,
+		.maker = m->v->sender.name,
+		.maker_id = m->v->origin->id,
+		.winner = m->r->node.name,
+		.seq = op->seq};
+	bool ours = is_ours(m, op->path2);
+	int e;
+
+	if (S_ISDIR(to->st_mode) ||
+		(ours && !theirs_wins(m, CONFLICT_FILE, mtime_of(to), mtime_of(from))))
+		return keep_version(m->r, &k);
+	e = ours ? keep_ours(m, op->path2) : 0;
+	if (e == 0)
+		e = incoming_remove(m->v, op->path2, op->time);
+	m->apply = e == 0;
+	return e;
+}
+
 static int meet_link(struct meeting *m)
 {
 	struct op *op = m->op;
@@ -522,7 +557,9 @@ static int meet_link(struct meeting *m)
 		return e;
 	if (!from.st_ino || S_ISDIR(from.st_mode))
 		return ask_for(m, op->path2, false);
-	m->apply = !to.st_ino || to.st_ino == from.st_ino;
+	if (to.st_ino && to.st_ino != from.st_ino)
+		return link_meets(m, &from, &to);
+	m->apply = true;
 	return 0;
 }
 

@@ -296,6 +296,14 @@ int restate(struct replica *r, const char *path, bool deep)
 	return e < 0 || !*path ? e : say_parent_mtime(r, path);
 }
 
+int restate_time(struct replica *r, const char *path)
+{
+	struct stat st;
+	int e = confine_stat(r->root, path, &st);
+
+	return e < 0 ? e : say_mtime(r, path, &st);
+}
+
 /* ---- answers ---- */
 
 static int keep(struct receiver *v, const char *path, uint64_t about)
@@ -326,13 +334,12 @@ static int answer(struct replica *r, const struct op *op, const char *path)
 int restate_answer(struct receiver *v, const struct op *op, const struct position *seen)
 {
 	struct replica *r = v->replica;
-	struct op as = {.type = OP_CONTENT, .path = op->path};
 	struct unseen_relation rel;
 	int e;
 
 	tree_lock(r->tree, TREE_RENAME);
 	(void)pthread_mutex_lock(&r->lock);
-	e = unseen_relate(r->unseen, &as, seen, &rel);
+	e = unseen_relate(r->unseen, op, seen, &rel);
 	(void)pthread_mutex_unlock(&r->lock);
 	if (e == 0) {
 		e = op->flags & OP_KEEP ? keep(v, rel.path, op->about) : answer(r, op, rel.path);

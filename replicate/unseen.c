@@ -366,6 +366,8 @@ static enum role role_of(enum op_type type, uint32_t flags, int i)
 		return ROLE_XATTR;
 	case OP_LINK:
 		return i ? ROLE_MAKE : ROLE_SOURCE;
+	case OP_ASK:
+		return ROLE_SOURCE;
 	case OP_UNLINK:
 		return ROLE_UNLINK;
 	case OP_RMDIR:
@@ -479,34 +481,41 @@ static bool puts_there(enum role r)
 struct passing {
 	char **path;
 	enum role role;
-	bool apart; /* we put something of our own there: what we did to it since is another's */
+	/* What we have there by now is another thing: we put it there, or it clashes. What we did
+	 * to that afterwards is no news of this one. */
+	bool apart;
 };
+
+/* Takes it past one name of one of them. */
+static enum outcome pass_name(const struct entry *e, int i, struct passing *p)
+{
+	const char *ours = entry_path(e, i);
+	enum role b = role_of(e->op.type, e->op.flags, i);
+	enum outcome o;
+
+	if (!ours || !confine_below(*p->path, ours))
+		return GOES;
+	if (strcmp(*p->path, ours) != 0)
+		return ours_above(b);
+	o = same_name(p->role, b);
+	if (o == MOVES && p->apart)
+		o = CLASHES;
+	p->apart = p->apart || puts_there(b) || o == CLASHES;
+	return o;
+}
 
 /* Takes it past one of them. */
 static int pass(const struct entry *e, struct passing *p, struct unseen_relation *ret)
 {
-	char **path = p->path;
-
 	for (int i = 0; i < 2; i++) {
-		const char *ours = entry_path(e, i);
-		enum role b = role_of(e->op.type, e->op.flags, i);
-		enum outcome o;
+		enum outcome o = pass_name(e, i, p);
 
-		if (!ours || !confine_below(*path, ours))
-			continue;
-		if (strcmp(*path, ours) != 0)
-			o = ours_above(b);
-		else
-			o = same_name(p->role, b);
-		if (strcmp(*path, ours) == 0 && o == MOVES && p->apart)
-			o = CLASHES;
-		p->apart = p->apart || (strcmp(*path, ours) == 0 && puts_there(b));
 		if (o == CLASHES) {
 			ret->clash = true;
 			ret->hidden = ret->hidden || is_hidden(e);
 		}
 		if (o == MOVES)
-			return follow(path, e->op.path, e->op.path2, false);
+			return follow(p->path, e->op.path, e->op.path2, false);
 	}
 	return 0;
 }
@@ -638,6 +647,17 @@ static bool changes_name(const struct entry *e)
 {
 	return e->op.type != OP_CONTENT && e->op.type != OP_DIRTY && e->op.type != OP_SETATTR &&
 	       !e->op.xname;
+}
+
+bool unseen_link(const struct unseen *u, const char *path, const struct position *seen)
+{
+	const struct entry *e;
+
+	DL_FOREACH (u->entries, e)
+		if (e->op.type == OP_LINK && is_newer(e, 0, seen) &&
+			(strcmp(e->op.path, path) == 0 || strcmp(e->op.path2, path) == 0))
+			return true;
+	return false;
 }
 
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,

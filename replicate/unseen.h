@@ -72,6 +72,9 @@ void unseen_relation_clear(struct unseen_relation *r);
 const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
 	const struct fid *fid, const struct position *seen);
 
+/* Whether there is a link of ours, not in @seen, from or to the name @path. */
+bool unseen_link(const struct unseen *u, const char *path, const struct position *seen);
+
 /* Whether there is one, not in @seen, that changed content or attributes of the inode @fid by
  * another name than @path. */
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
