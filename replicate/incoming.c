@@ -525,6 +525,46 @@ static int ask_about(struct attempt *a, const struct unseen_relation *rel, bool 
 	return e;
 }
 
+/* The names of our next rename, after @after, of @path or of a directory above it; its number, or
+ * 0: there is none. */
+static uint64_t our_rename(struct attempt *a, const char *path, uint64_t after, char *ret[2])
+{
+	struct replica *r = a->v->replica;
+	const struct unseen_op *own;
+	uint64_t seq;
+
+	(void)pthread_mutex_lock(&r->lock);
+	own = unseen_rename_above(r->unseen, path, a->seen, after);
+	seq = own ? own->seq : 0;
+	ret[0] = own ? strdup(own->path) : NULL;
+	ret[1] = own ? strdup(own->path2) : NULL;
+	(void)pthread_mutex_unlock(&r->lock);
+	return seq;
+}
+
+/* A rename that meets ours, since both moved one thing, or each into the other: what we moved may
+ * be anywhere after it. */
+static int ask_about_moved(struct attempt *a, const char *path, bool again)
+{
+	struct replica *r = a->v->replica;
+	uint64_t seq = 0;
+	int e = 0;
+
+	do {
+		_cleanup_free_ char *from = NULL, *to = NULL;
+		char *moved[2];
+
+		seq = our_rename(a, path, seq, moved);
+		from = moved[0];
+		to = moved[1];
+		if (seq)
+			e = from && to ? replica_ask(r, from, true, again) : -ENOMEM;
+		if (seq && e == 0)
+			e = replica_ask(r, to, true, again);
+	} while (seq && e == 0);
+	return e;
+}
+
 /* Does nothing, and asks the other node what stands at the names. */
 static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 {
@@ -534,6 +574,10 @@ static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 	log_info("conflict: %s from %s meets changes of this node: it is asked what stands there",
 		op_describe(a->op, text, sizeof(text)), a->v->sender.name);
 	e = ask_about(a, rel, a->flags & OP_FORCE);
+	if (e == 0 && a->type == OP_RENAME)
+		e = ask_about_moved(a, a->path, a->flags & OP_FORCE);
+	if (e == 0 && a->type == OP_RENAME)
+		e = ask_about_moved(a, a->path2, a->flags & OP_FORCE);
 	if (e == 0)
 		e = pass_over(a);
 	if (e == 0)

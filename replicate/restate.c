@@ -268,14 +268,27 @@ static int say_above(struct replica *r, const char *path, bool *ret_there)
 	return 0;
 }
 
-/* The mtime of the directory of @path, which the change of the name has moved at the peer. */
-static int say_parent_mtime(struct replica *r, const char *path)
+int restate_time(struct replica *r, const char *dir)
 {
-	_cleanup_free_ char *dir = strndup(path, confine_parent_len(path));
 	struct stat st;
-	int e = dir ? confine_stat(r->root, dir, &st) : -ENOMEM;
+	int e = confine_stat(r->root, dir, &st);
 
 	return e < 0 ? e : say_mtime(r, dir, &st);
+}
+
+/* The mtimes of the directories above @path, which may be new at the peer; that of the root only if
+ * the name is in it. */
+static int say_times_above(struct replica *r, const char *path)
+{
+	_cleanup_free_ char *dir = strdup(path);
+	int e = dir ? 0 : -ENOMEM;
+
+	while (e == 0 && *dir) {
+		dir[confine_parent_len(dir)] = '\0';
+		if (*dir || !strchr(path, '/'))
+			e = restate_time(r, dir);
+	}
+	return e;
 }
 
 int restate(struct replica *r, const char *path, bool deep)
@@ -293,15 +306,7 @@ int restate(struct replica *r, const char *path, bool deep)
 		e = say_it(r, path, &st, deep);
 	else if (e == -ENOENT)
 		e = say_nothing(r, path);
-	return e < 0 || !*path ? e : say_parent_mtime(r, path);
-}
-
-int restate_time(struct replica *r, const char *path)
-{
-	struct stat st;
-	int e = confine_stat(r->root, path, &st);
-
-	return e < 0 ? e : say_mtime(r, path, &st);
+	return e < 0 ? e : say_times_above(r, path);
 }
 
 /* ---- answers ---- */

@@ -713,6 +713,18 @@ const struct unseen_op *unseen_rename_from(
 	return best ? &best->op : NULL;
 }
 
+const struct unseen_op *unseen_rename_above(
+	const struct unseen *u, const char *path, const struct position *seen, uint64_t after)
+{
+	const struct entry *e;
+
+	DL_FOREACH (u->entries, e)
+		if (e->op.type == OP_RENAME && is_newer(e, after, seen) &&
+			(confine_below(path, e->op.path) || confine_below(path, e->op.path2)))
+			return &e->op;
+	return NULL;
+}
+
 void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid)
 {
 	struct entry *e;

@@ -87,6 +87,11 @@ bool unseen_in_dir(const struct unseen *u, const char *dir, const struct positio
 const struct unseen_op *unseen_rename_from(
 	const struct unseen *u, const char *path, const struct position *seen);
 
+/* The oldest rename of ours after number @after, not in @seen, of or to @path or a directory above
+ * it; NULL: none. */
+const struct unseen_op *unseen_rename_above(
+	const struct unseen *u, const char *path, const struct position *seen, uint64_t after);
+
 /* Our version at @path (and of @fid, NULL: any) is in the vault: it needs no more care. */
 void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid);
 
