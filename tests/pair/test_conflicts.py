@@ -4,6 +4,7 @@
 import json
 import os
 import stat
+import threading
 import time
 
 import pytest
@@ -77,25 +78,468 @@ def later():
     time.sleep(0.02)
 
 
-@pytest.fixture(params=["mode=async", SYNC])
+BOTH = ["mode=async", SYNC]
+FULL = os.environ.get("TANDEMFS_FULL") == "1"
+
+
+@pytest.fixture(params=BOTH)
+def rift_both(pair, request):
+    return Rift(pair, request.param)
+
+
+@pytest.fixture(params=BOTH if FULL else BOTH[:1])
 def rift(pair, request):
     return Rift(pair, request.param)
 
 
-@pytest.fixture
-def rift_async(pair):
-    return Rift(pair)
+# ---- the table ----
+
+def both(rift, change_a, change_b):
+    """The two changes, neither seen by the other server; the second is the newer."""
+    rift.cut()
+    change_a(rift.a)
+    later()
+    change_b(rift.b)
+    rift.heal()
 
 
-def test_write_write(rift):
+def names(rift):
+    """All paths below the mount."""
+    return sorted(os.path.relpath(os.path.join(base, n), rift.a)
+                  for base, dirs, files in os.walk(rift.a) for n in dirs + files)
+
+
+def make(root, tree):
+    """Directories end in a slash; "x -> y" is a link."""
+    for name, text in tree.items():
+        if name.endswith("/"):
+            (root / name).mkdir()
+        else:
+            (root / name).write_text(text)
+
+
+@pytest.mark.parametrize("winner", ["a", "b"])
+def test_write_write(rift_both, winner):
+    rift = rift_both
     (rift.a / "f").write_text("before")
     rift.cut()
-    (rift.a / "f").write_text("of a")
-    later()
-    (rift.b / "f").write_text("of b, newer")
+    order = [rift.b, rift.a] if winner == "a" else [rift.a, rift.b]
+    for root in order:
+        (root / "f").write_text("of " + ("a" if root is rift.a else "b"))
+        later()
     rift.heal()
-    assert (rift.a / "f").read_text() == "of b, newer"
-    assert rift.kept == [("f", "a", b"of a")]
+    loser = "b" if winner == "a" else "a"
+    assert (rift.a / "f").read_text() == "of " + winner
+    assert rift.kept == [("f", loser, f"of {loser}".encode())]
+
+
+@pytest.mark.parametrize("winner", ["a", "b"])
+def test_new_on_both_large(rift, winner):
+    texts = {"a": b"A" * 3_000_000, "b": b"B" * 2_000_000}
+    rift.cut()
+    for name in ("b", "a") if winner == "a" else ("a", "b"):
+        ({"a": rift.a, "b": rift.b}[name] / "f").write_bytes(texts[name])
+        later()
+    rift.heal()
+    loser = "b" if winner == "a" else "a"
+    assert (rift.a / "f").read_bytes() == texts[winner]
+    assert rift.kept == [("f", loser, texts[loser])]
+
+
+@pytest.mark.parametrize("winner", ["a", "b"])
+def test_append_append(rift_both, winner):
+    rift = rift_both
+    (rift.a / "f").write_text("one\n" * 10000)
+    rift.cut()
+    for name in ("b", "a") if winner == "a" else ("a", "b"):
+        with open({"a": rift.a, "b": rift.b}[name] / "f", "a", encoding="ascii") as f:
+            f.write(f"by {name}\n")
+        later()
+    rift.heal()
+    loser = "b" if winner == "a" else "a"
+    assert (rift.a / "f").read_text() == "one\n" * 10000 + f"by {winner}\n"
+    assert rift.kept == [("f", loser, b"one\n" * 10000 + f"by {loser}\n".encode())]
+
+
+@pytest.mark.parametrize("ranges_win", [False, True])
+def test_range_and_whole(rift, ranges_win):
+    (rift.a / "f").write_text("0123456789" * 1000)
+
+    def whole(root):
+        (root / "f").write_text("anew")
+
+    def ranges(root):
+        with open(root / "f", "r+b") as f:
+            f.seek(5000)
+            f.write(b"in place")
+
+    ranged = bytearray(b"0123456789" * 1000)
+    ranged[5000:5008] = b"in place"
+    if ranges_win:
+        both(rift, whole, ranges)
+        assert (rift.a / "f").read_bytes() == ranged
+        assert rift.kept == [("f", "a", b"anew")]
+    else:
+        both(rift, ranges, whole)
+        assert (rift.a / "f").read_bytes() == b"anew"
+        assert rift.kept == [("f", "a", bytes(ranged))]
+
+
+def test_same_bytes(rift):
+    both(rift, lambda r: make(r, {"f": "the same"}), lambda r: make(r, {"f": "the same"}))
+    assert (rift.a / "f").read_text() == "the same"
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("remover", ["a", "b"])
+def test_delete_write(rift_both, remover):
+    rift = rift_both
+    (rift.a / "f").write_text("before")
+
+    def remove(root):
+        os.unlink(root / "f")
+
+    def write(root):
+        (root / "f").write_text("written")
+
+    both(rift, *((remove, write) if remover == "a" else (write, remove)))
+    assert (rift.a / "f").read_text() == "written"
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("remover", ["a", "b"])
+def test_delete_append(rift, remover):
+    (rift.a / "f").write_text("before, ")
+
+    def remove(root):
+        os.unlink(root / "f")
+
+    def append(root):
+        with open(root / "f", "a", encoding="ascii") as f:
+            f.write("after")
+
+    both(rift, *((remove, append) if remover == "a" else (append, remove)))
+    assert (rift.a / "f").read_text() == "before, after"
+    assert rift.kept == []
+
+
+def test_delete_delete(rift):
+    (rift.a / "f").write_text("before")
+    both(rift, lambda r: os.unlink(r / "f"), lambda r: os.unlink(r / "f"))
+    assert names(rift) == [] and rift.kept == []
+
+
+def test_mkdir_mkdir(rift):
+    both(rift, lambda r: make(r, {"d/": 0, "d/a": "a", "d/e/": 0, "d/e/a": "a"}),
+         lambda r: make(r, {"d/": 0, "d/b": "b", "d/e/": 0, "d/e/b": "b"}))
+    assert names(rift) == ["d", "d/a", "d/b", "d/e", "d/e/a", "d/e/b"]
+    assert rift.kept == []
+
+
+def test_mkdir_mkdir_with_one_name_inside(rift):
+    both(rift, lambda r: make(r, {"d/": 0, "d/f": "of a"}), lambda r: make(r, {"d/": 0, "d/f": "of b"}))
+    assert (rift.a / "d" / "f").read_text() == "of b"
+    assert rift.kept == [("d/f", "a", b"of a")]
+
+
+@pytest.mark.parametrize("remover", ["a", "b"])
+def test_rmdir_create_inside(rift, remover):
+    make(rift.a, {"d/": 0, "d/e/": 0})
+
+    def remove(root):
+        os.rmdir(root / "d" / "e")
+        os.rmdir(root / "d")
+
+    def create(root):
+        (root / "d" / "e" / "f").write_text("new")
+
+    both(rift, *((remove, create) if remover == "a" else (create, remove)))
+    assert names(rift) == ["d", "d/e", "d/e/f"]
+    assert (rift.a / "d" / "e" / "f").read_text() == "new"
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("renamer", ["a", "b"])
+def test_rename_write_to_it(rift, renamer):
+    make(rift.a, {"f": "before"})
+
+    def rename(root):
+        os.rename(root / "f", root / "g")
+
+    def write(root):
+        (root / "f").write_text("written")
+
+    both(rift, *((rename, write) if renamer == "a" else (write, rename)))
+    assert names(rift) == ["g"] and (rift.a / "g").read_text() == "written"
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("renamer", ["a", "b"])
+def test_rename_append_to_it(rift, renamer):
+    make(rift.a, {"f": "before, "})
+
+    def rename(root):
+        os.rename(root / "f", root / "g")
+
+    def append(root):
+        with open(root / "f", "a", encoding="ascii") as f:
+            f.write("after")
+
+    both(rift, *((rename, append) if renamer == "a" else (append, rename)))
+    assert names(rift) == ["g"] and (rift.a / "g").read_text() == "before, after"
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("renamer", ["a", "b"])
+def test_rename_write_inside(rift, renamer):
+    make(rift.a, {"d/": 0, "d/e/": 0, "d/e/f": "before"})
+
+    def rename(root):
+        os.rename(root / "d", root / "moved")
+
+    def write(root):
+        (root / "d" / "e" / "f").write_text("written")
+        (root / "d" / "e" / "new").write_text("new")
+
+    both(rift, *((rename, write) if renamer == "a" else (write, rename)))
+    assert names(rift) == ["moved", "moved/e", "moved/e/f", "moved/e/new"]
+    assert (rift.a / "moved" / "e" / "f").read_text() == "written"
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_rename_rename(rift_both, what):
+    rift = rift_both
+    make(rift.a, {"x": "content"} if what == "file" else {"x/": 0, "x/f": "content"})
+    both(rift, lambda r: os.rename(r / "x", r / "of a"), lambda r: os.rename(r / "x", r / "of b"))
+    assert names(rift) == (["of b"] if what == "file" else ["of b", "of b/f"])
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("later_one", ["a", "b"])
+def test_rename_cycle(rift, later_one):
+    make(rift.a, {"x/": 0, "x/f": "f", "y/": 0, "y/g": "g"})
+
+    def x_into_y(root):
+        os.rename(root / "x", root / "y" / "x")
+
+    def y_into_x(root):
+        os.rename(root / "y", root / "x" / "y")
+
+    both(rift, *((x_into_y, y_into_x) if later_one == "b" else (y_into_x, x_into_y)))
+    assert names(rift) in (["x", "x/f", "x/y", "x/y/g"], ["y", "y/g", "y/x", "y/x/f"])
+    assert rift.kept == []
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_file_directory(rift, side):
+    def file(root):
+        (root / "x").write_text("a file")
+
+    def directory(root):
+        make(root, {"x/": 0, "x/inside": "inside"})
+
+    both(rift, *((file, directory) if side == "a" else (directory, file)))
+    assert names(rift) == ["x", "x/inside"]
+    assert rift.kept == [("x", side, b"a file")]
+
+
+def test_symlink_symlink(rift):
+    both(rift, lambda r: os.symlink("to a", r / "l"), lambda r: os.symlink("to b", r / "l"))
+    assert os.readlink(rift.a / "l") == "to b"
+    assert rift.kept == [("l", "a", b"to a")]
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_symlink_file(rift, side):
+    def link(root):
+        os.symlink("target", root / "x")
+
+    def file(root):
+        (root / "x").write_text("a file")
+
+    both(rift, *((link, file) if side == "a" else (file, link)))
+    if side == "a":
+        assert (rift.a / "x").read_text() == "a file"
+        assert rift.kept == [("x", "a", b"target")]
+    else:
+        assert os.readlink(rift.a / "x") == "target"
+        assert rift.kept == [("x", "a", b"a file")]
+
+
+def test_symlink_directory(rift):
+    both(rift, lambda r: make(r, {"x/": 0, "x/f": "f"}), lambda r: os.symlink("target", r / "x"))
+    assert names(rift) == ["x", "x/f"]
+    assert rift.kept == [("x", "b", b"target")]
+
+
+def test_link_and_write(rift):
+    make(rift.a, {"f": "before"})
+    both(rift, lambda r: os.link(r / "f", r / "g"), lambda r: (r / "f").write_text("written"))
+    assert (rift.a / "f").read_text() == (rift.a / "g").read_text() == "written"
+    assert (rift.a / "f").stat().st_nlink == 2
+    assert rift.kept == []
+
+
+def test_writes_to_two_names_of_one_file(rift):
+    make(rift.a, {"f": "before"})
+    os.link(rift.a / "f", rift.a / "g")
+    both(rift, lambda r: (r / "f").write_text("of a"), lambda r: (r / "g").write_text("of b"))
+    assert (rift.a / "f").read_text() == (rift.a / "g").read_text() == "of b"
+    assert (rift.a / "f").stat().st_nlink == 2
+    assert [(whose, text) for _, whose, text in rift.kept] == [("a", b"of a")]
+
+
+def test_link_link(rift):
+    make(rift.a, {"f": "f", "g": "g"})
+    both(rift, lambda r: os.link(r / "f", r / "x"), lambda r: os.link(r / "g", r / "x"))
+    assert (rift.a / "x").read_text() in ("f", "g")
+    assert names(rift) == ["f", "g", "x"]
+
+
+def test_rename_onto_and_write(rift):
+    make(rift.a, {"new": "new", "old": "old"})
+    both(rift, lambda r: (r / "old").write_text("written by a"),
+         lambda r: os.replace(r / "new", r / "old"))
+    kept = {text for _, _, text in rift.kept}
+    assert names(rift) == ["old"]
+    assert kept | {(rift.a / "old").read_bytes()} == {b"written by a", b"new"}
+
+
+@pytest.mark.parametrize("remover", ["a", "b"])
+def test_rename_delete(rift, remover):
+    make(rift.a, {"f": "content"})
+
+    def remove(root):
+        os.unlink(root / "f")
+
+    def rename(root):
+        os.rename(root / "f", root / "g")
+
+    both(rift, *((remove, rename) if remover == "a" else (rename, remove)))
+    if names(rift):
+        assert names(rift) == ["g"] and (rift.a / "g").read_text() == "content"
+
+
+def test_chmod_chmod(rift):
+    make(rift.a, {"f": "content", "d/": 0})
+    both(rift, lambda r: (os.chmod(r / "f", 0o600), os.chmod(r / "d", 0o700)),
+         lambda r: (os.chmod(r / "f", 0o640), os.chmod(r / "d", 0o750)))
+    assert stat.S_IMODE((rift.a / "f").stat().st_mode) == 0o640
+    assert stat.S_IMODE((rift.a / "d").stat().st_mode) == 0o750
+    assert rift.kept == []
+
+
+def test_chmod_chown_go_together(rift):
+    make(rift.a, {"f": "content"})
+    both(rift, lambda r: os.chmod(r / "f", 0o600), lambda r: os.chown(r / "f", 33, 34))
+    st = (rift.a / "f").stat()
+    assert (stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid) == (0o600, 33, 34)
+    assert rift.kept == []
+
+
+def test_chmod_write(rift):
+    make(rift.a, {"f": "content"})
+    both(rift, lambda r: os.chmod(r / "f", 0o600), lambda r: (r / "f").write_text("written"))
+    assert (rift.a / "f").read_text() == "written"
+    assert rift.kept == []
+
+
+def test_xattr_xattr(rift):
+    make(rift.a, {"f": "content"})
+    both(rift, lambda r: (os.setxattr(r / "f", "user.k", b"a"), os.setxattr(r / "f", "user.a", b"a")),
+         lambda r: (os.setxattr(r / "f", "user.k", b"b"), os.setxattr(r / "f", "user.b", b"b")))
+    assert {n: os.getxattr(rift.a / "f", n) for n in os.listxattr(rift.a / "f")} == {
+        "user.k": b"b", "user.a": b"a", "user.b": b"b"}
+    assert rift.kept == []
+
+
+def test_many_at_once(rift):
+    """Directories full of changes on both sides."""
+    for i in range(10):
+        make(rift.a, {f"d{i}/": 0, f"d{i}/f": "before", f"d{i}/g": "before"})
+
+    def change_a(root):
+        for i in range(10):
+            (root / f"d{i}" / "f").write_text(f"a{i}")
+            os.rename(root / f"d{i}", root / f"m{i}")
+
+    def change_b(root):
+        for i in range(10):
+            (root / f"d{i}" / "f").write_text(f"b{i}")
+            os.unlink(root / f"d{i}" / "g")
+
+    both(rift, change_a, change_b)
+    for i in range(10):
+        assert (rift.a / f"m{i}" / "f").read_text() == f"b{i}"
+    assert len(names(rift)) == 20
+    assert sorted(text for _, _, text in rift.kept) == [b"a%d" % i for i in range(10)]
+
+
+# ---- ten files, the same ten names, at the same moment ----
+
+def upload(root, data, errors, barrier):
+    try:
+        barrier.wait(20)
+        for i, text in enumerate(data):
+            (root / f"upload{i}").write_bytes(text)
+    except OSError as e:
+        errors.append(e)
+
+
+def ten_at_once(p, megabytes):
+    data = {s.name: [os.urandom((i + 1) * megabytes << 16) for i in range(10)] for s in p.servers}
+    errors, barrier = [], threading.Barrier(2)
+    threads = [threading.Thread(target=upload, args=(s.path, data[s.name], errors, barrier))
+               for s in p.servers]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not errors
+    return data
+
+
+def settled(p):
+    rift = Rift.__new__(Rift)
+    rift.p, rift.a, rift.b = p, p.a.path, p.b.path
+    rift.settle()
+    return rift
+
+
+@pytest.mark.parametrize("mode", ["mode=async", SYNC])
+def test_ten_names_at_the_same_moment(pair, mode, full):
+    p = pair(mode)
+    for _ in range(20 if full else 1):
+        data = ten_at_once(p, 4 if full else 1)
+        rift = settled(p)
+        for i in range(10):
+            versions = {s.name: data[s.name][i] for s in p.servers}
+            winner = (rift.a / f"upload{i}").read_bytes()
+            kept = [text for path, _, text in rift.kept if path == f"upload{i}"]
+            # The one who wrote second may have seen the first: then nothing is lost.
+            assert winner in versions.values()
+            assert len(kept) <= 1
+            assert all(text in versions.values() and text != winner for text in kept)
+        p.a.cli("conflicts", "drop", "--all", p.a.path)
+        p.in_sync()
+        for i in range(10):
+            os.unlink(p.a.path / f"upload{i}")
+        p.in_sync()
+
+
+def test_ten_names_cut_off(rift_both):
+    """The same with the link down: every loser is kept."""
+    rift = rift_both
+    rift.cut()
+    data = ten_at_once(rift.p, 1)
+    rift.heal()
+    for i in range(10):
+        versions = {s.name: data[s.name][i] for s in rift.p.servers}
+        winner = (rift.a / f"upload{i}").read_bytes()
+        kept = [(whose, text) for path, whose, text in rift.kept if path == f"upload{i}"]
+        assert winner in versions.values()
+        assert kept == [(n, t) for n, t in versions.items() if t != winner]
 
 
 # ---- the commands ----
@@ -115,8 +559,7 @@ def lost(rift, text="of a"):
     return Vault(rift.p.b).list()[0]
 
 
-def test_list_and_show(rift_async):
-    rift = rift_async
+def test_list_and_show(rift):
     b = rift.p.b
     assert "no version" in b.cli("conflicts", b.path).stdout
     entry = lost(rift)
@@ -145,9 +588,9 @@ def test_list_and_show(rift_async):
     assert Vault(b).list() == [entry]
 
 
-def test_wrong_names(rift_async):
-    b = rift_async.p.b
-    entry = lost(rift_async)
+def test_wrong_names(rift):
+    b = rift.p.b
+    entry = lost(rift)
 
     def code(*args):
         return b.cli("conflicts", *args, check=False).returncode
@@ -189,18 +632,17 @@ def test_restore_changes_places(rift):
     assert [(path, text) for path, _, text in rift.kept] == [("d/f", b"of a")]
 
 
-def test_restore_under_another_name(rift_async):
-    entry = lost(rift_async, "x" * 200000)
-    b = rift_async.p.b
+def test_restore_under_another_name(rift):
+    entry = lost(rift, "x" * 200000)
+    b = rift.p.b
     b.cli("conflicts", "restore", b.path, entry["entry"], b.path / "d" / "g")
-    rift_async.settle()
-    assert (rift_async.a / "d" / "g").read_text() == "x" * 200000
-    assert (rift_async.a / "d" / "f").read_text() == "of b, the winner"
-    assert rift_async.kept == []
+    rift.settle()
+    assert (rift.a / "d" / "g").read_text() == "x" * 200000
+    assert (rift.a / "d" / "f").read_text() == "of b, the winner"
+    assert rift.kept == []
 
 
-def test_restore_a_symlink(rift_async):
-    rift = rift_async
+def test_restore_a_symlink(rift):
     rift.cut()
     os.symlink("to a", rift.a / "l")
     later()
@@ -214,8 +656,7 @@ def test_restore_a_symlink(rift_async):
     assert [(path, text) for path, _, text in rift.kept] == [("l", b"to b")]
 
 
-def test_drop(rift_async):
-    rift = rift_async
+def test_drop(rift):
     for name in ("f", "g", "h"):
         (rift.a / name).write_text("before")
     rift.cut()
