@@ -243,6 +243,11 @@ int keep_version(struct replica *r, const struct keep *k);
 /* Journals an entry of the vault for the peer. */
 int keep_tell(struct replica *r, const char *name);
 
+/* ---- plain_note.c ---- */
+/* Around a change of the tree that no record names: plain peers hear of it. 0 or -errno. */
+int plain_note_begin(struct replica *r, const struct op *op, uint64_t *ret_seq);
+void plain_note_end(struct replica *r, uint64_t seq);
+
 /* ---- recover.c ---- */
 /* A local OP_ASK was read from the journal: enters the question. 0 or -ENOMEM. */
 int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep);

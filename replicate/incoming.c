@@ -209,10 +209,15 @@ int incoming_step(struct receiver *v, struct op *op)
 {
 	struct apply_target target = receiver_target(v);
 	struct apply_result result = {0};
+	uint64_t note;
 	int e;
 
 	(void)fid_of_path(v->replica->root, op->path, &op->fid);
+	e = plain_note_begin(v->replica, op, &note);
+	if (e < 0)
+		return e;
 	e = op_apply(&target, op, &result);
+	plain_note_end(v->replica, note);
 	if (e == 0)
 		tell_applied(v, op, &result);
 	return e;

@@ -279,14 +279,32 @@ static int start_cursor(struct plain *p)
 	return 0;
 }
 
+static bool is_kept(const struct plain *p, uint64_t seq)
+{
+	return seq >= journal_tail(p->replica->journal) &&
+	       seq <= journal_head(p->replica->journal) + 1;
+}
+
 /* Whether the journal and what is remembered tell what the peer has. */
 static bool is_known(const struct plain *p, const struct marker *m)
 {
 	const struct plain_state *s = &p->state;
 
 	return s->synced && s->session && (m->session == s->session || m->session == s->next) &&
-	       s->applied + 1 >= journal_tail(p->replica->journal) &&
-	       s->applied <= journal_head(p->replica->journal);
+	       is_kept(p, s->applied + 1);
+}
+
+/* From where ops are to be settled once the trees were compared: as early as is known, for what was
+ * removed here since would else stay there. */
+static uint64_t scan_from(const struct plain *p)
+{
+	const struct plain_state *s = &p->state;
+
+	if (s->scan_from && is_kept(p, s->scan_from))
+		return s->scan_from;
+	if (s->synced && is_kept(p, s->applied + 1))
+		return s->applied + 1;
+	return journal_settled(p->replica->journal) + 1;
 }
 
 static int take_over(struct plain *p, char **ret_error)
@@ -299,11 +317,16 @@ static int take_over(struct plain *p, char **ret_error)
 		r = digest_random(&p->state.next, sizeof(p->state.next));
 	if (r < 0)
 		return r;
-	p->state.synced = is_known(p, &m);
+	if (!is_known(p, &m)) {
+		p->state.scan_from = scan_from(p);
+		p->state.synced = false;
+	}
 	p->zone_end = p->state.attempted < head ? p->state.attempted : head;
 	r = save(p, PLAIN_SAVE_SYNC);
 	if (r == 0)
 		r = make_control(p, ret_error);
+	if (r == 0)
+		r = plain_probe(p);
 	if (r == 0)
 		r = write_marker(p, p->state.next);
 	if (r < 0)
@@ -368,7 +391,6 @@ void plain_turned_active(struct plain *p)
 
 static int end_scan(struct plain *p)
 {
-	uint64_t base = plain_scan_base(p);
 	int r = plain_flush_dirs(p);
 
 	if (r < 0)
@@ -378,7 +400,8 @@ static int end_scan(struct plain *p)
 		(unsigned long long)atomic_load(&p->counts[PLAIN_ONLY_THERE]));
 	plain_scan_free(p);
 	p->state.synced = p->state.met = true;
-	p->state.applied = base;
+	p->state.applied = p->state.scan_from - 1;
+	p->state.scan_from = 0;
 	p->state.attempted = UINT64_MAX;
 	p->zone_end = journal_head(p->replica->journal);
 	r = save(p, PLAIN_SAVE_FAST);
@@ -472,6 +495,15 @@ static bool caught_up(struct plain *p, const struct position *pos)
 	return true;
 }
 
+/* With plain peers only there is nobody whose changes could meet ours. */
+static void drop_unseen_locked(struct replica *r, uint64_t upto)
+{
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (!r->peers[i].is_plain)
+			return;
+	unseen_drop(r->unseen, upto);
+}
+
 static int publish(struct plain *p)
 {
 	struct peer *peer = p->peer;
@@ -486,6 +518,7 @@ static int publish(struct plain *p)
 		p->durable != peer->durable;
 	peer->applied = pos;
 	pending_acked(peer->pending, &pos);
+	drop_unseen_locked(p->replica, position_contiguous(&pos));
 	peer->durable = p->durable;
 	if (position_contiguous(&pos) >= replica_head(p->replica))
 		peer->oldest_time = 0;

@@ -11,6 +11,7 @@
  *   plain_apply.c    one op, exactly as it was made
  *   plain_settle.c   one path or tree, made as it is here now
  *   plain_scan.c     the comparison of both trees by size and mtime
+ *   plain_note.c     what no op of the journal tells
  *   plain_file.c     contents, attributes, names over SFTP
  *   plain_paths.c    sets of paths
  *
@@ -51,6 +52,9 @@ struct plain_state {
 	uint64_t next;      /* the marker may already have this one */
 	uint64_t applied;   /* every op up to here is there */
 	uint64_t attempted; /* none above has been begun; UINT64_MAX: any in the journal may be */
+	/* While the trees are compared: the first op that may not be in them as they were found when
+	 * the comparison began for the first time; 0: they are not being compared. */
+	uint64_t scan_from;
 	bool synced;        /* the trees were compared, and nothing was lost since */
 	bool met;           /* they were compared once */
 	uint64_t counts[PLAIN_COUNTS];
@@ -111,6 +115,7 @@ struct plain {
 	bool unsaved;
 	atomic_uint_fast64_t counts[PLAIN_COUNTS];
 	atomic_bool no_digest; /* the server offered one, and knows none that we ask for */
+	bool no_attrs;         /* the server sets no modes or times at all */
 	pthread_mutex_t lock;
 	struct plain_owner refused[PLAIN_REFUSED_MAX];
 	unsigned n_refused;
@@ -184,6 +189,9 @@ void plain_unstuck(struct plain *p);
 /* What the peer has by now. */
 struct position plain_position(const struct plain *p);
 
+/* Whether a JOURNAL_NOTE holds an op; then @src is at it. */
+bool plain_note_take(struct reader *src);
+
 /* ---- plain_apply.c ---- */
 
 /* 0; 1 when the tree there is not as it was here before the op: it must be settled; or -errno. */
@@ -216,8 +224,6 @@ void plain_scan_free(struct plain *p);
 const char *plain_scan_path(const struct plain *p);
 /* Entries compared so far. */
 uint64_t plain_scan_done(const struct plain *p);
-/* What was done up to here is in the trees as they were compared. */
-uint64_t plain_scan_base(const struct plain *p);
 
 /* ---- plain_file.c ---- */
 
@@ -238,6 +244,8 @@ enum plain_difference plain_compare(
  * carry is counted. On any remote, from any thread. */
 int plain_set_attrs(struct plain *p, struct remote *remote, const char *there, const struct op *op,
 	mode_t type);
+/* Finds out whether the server sets modes and times at all. 0 or -errno. */
+int plain_probe(struct plain *p);
 /* What @st has, as plain_set_attrs takes it. */
 void plain_attrs_of(const struct stat *st, struct op *ret);
 

@@ -16,6 +16,7 @@
 #include "plain.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/confine.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -75,6 +76,8 @@ static bool owner_refused(struct plain *p, uint32_t uid, uint32_t gid)
 
 static void note_refused(struct plain *p, uint32_t uid, uint32_t gid)
 {
+	if (owner_refused(p, uid, gid))
+		return;
 	(void)pthread_mutex_lock(&p->lock);
 	if (p->n_refused < PLAIN_REFUSED_MAX)
 		p->refused[p->n_refused++] = (struct plain_owner){uid, gid};
@@ -83,11 +86,11 @@ static void note_refused(struct plain *p, uint32_t uid, uint32_t gid)
 
 static bool is_refusal(const struct remote *remote, int error)
 {
-	return (error == -EACCES || error == -EIO || error == -EOPNOTSUPP) &&
-	       remote->ops->connected(remote);
+	return (error == -EACCES || error == -EOPNOTSUPP) && remote->ops->connected(remote);
 }
 
-/* 0, 1 when the server refuses, or -errno. */
+/* 0, 1 when the server refuses, or -errno. FX_FAILURE is a refusal too (an owner that a container
+ * there does not know); whether it is a full or broken disk, the mode tells, which is set next. */
 static int set_owner(struct plain *p, struct remote *remote, const char *there, const struct op *op,
 	unsigned link)
 {
@@ -98,11 +101,7 @@ static int set_owner(struct plain *p, struct remote *remote, const char *there, 
 	if (owner_refused(p, uid, gid))
 		return 1;
 	r = remote->ops->setattr(remote, there, &a);
-	if (r < 0 && is_refusal(remote, r)) {
-		note_refused(p, uid, gid);
-		return 1;
-	}
-	return r;
+	return is_refusal(remote, r) || (r == -EIO && remote->ops->connected(remote)) ? 1 : r;
 }
 
 /* SFTP sets owner and group, and both times, together: what the op does not name stays as it is
@@ -151,12 +150,29 @@ static int set_rest(struct plain *p, struct remote *remote, const char *there, c
 	a.mask |= link;
 	if (mask & OP_MTIME && op->mtime % SECOND)
 		plain_count(p, PLAIN_NANOSECONDS);
-	r = remote->ops->setattr(remote, there, &a);
-	if (r < 0 && is_refusal(remote, r)) {
+	r = p->no_attrs ? -EOPNOTSUPP : remote->ops->setattr(remote, there, &a);
+	if (is_refusal(remote, r)) {
 		plain_count(p, PLAIN_REFUSED);
 		return 0;
 	}
 	return r;
+}
+
+int plain_probe(struct plain *p)
+{
+	struct remote_attr a = {.mask = REMOTE_MODE | REMOTE_TIMES,
+		.mode = 0700,
+		.atime = seconds((int64_t)clock_real_ns())};
+	int r;
+
+	a.mtime = a.atime;
+	r = p->remote->ops->setattr(p->remote, p->tmp, &a);
+	p->no_attrs = r < 0 && plain_refused(p, r);
+	if (p->no_attrs)
+		log_notice("%s: its server sets no modes or times: contents will be sent again "
+			   "whenever the trees are compared",
+			peer_label(p->peer));
+	return r < 0 && !p->no_attrs ? r : 0;
 }
 
 int plain_set_attrs(
@@ -169,7 +185,7 @@ int plain_set_attrs(
 		.atime = op->atime,
 		.mtime = op->mtime};
 	unsigned link = S_ISLNK(type) ? REMOTE_LINK : 0;
-	int r;
+	int r, refused = 0;
 
 	if (link && !(p->features & REMOTE_LSETATTR)) {
 		plain_count(p, PLAIN_LINK_ATTRS);
@@ -181,15 +197,18 @@ int plain_set_attrs(
 	if (link)
 		a.mask &= ~(uint32_t)OP_MODE;
 	if (a.mask & (OP_UID | OP_GID)) {
-		r = set_owner(p, remote, there, &a, link);
-		if (r < 0)
-			return r;
-		if (r > 0) {
-			plain_count(p, PLAIN_OWNERS);
+		refused = set_owner(p, remote, there, &a, link);
+		if (refused < 0)
+			return refused;
+		if (refused > 0)
 			a.mode &= S_ISDIR(type) ? 07777 : 01777;
-		}
 	}
-	return set_rest(p, remote, there, &a, a.mask, link);
+	r = set_rest(p, remote, there, &a, a.mask, link);
+	if (r == 0 && refused) {
+		plain_count(p, PLAIN_OWNERS);
+		note_refused(p, a.uid, a.gid);
+	}
+	return r;
 }
 
 static int64_t ns_of(const struct timespec *ts)

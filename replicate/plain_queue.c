@@ -176,7 +176,7 @@ static int prepare(struct plain *p, struct plain_item *item)
 	bool taken;
 
 	if (item->op.type != OP_CONTENT || item->settle)
-		return 0;
+		return 0; /* none of these are in the table of pending contents */
 	taken = take_pending(p, &item->op);
 	if (is_settled_op(p, item))
 		return 0;
@@ -188,59 +188,66 @@ static int prepare(struct plain *p, struct plain_item *item)
 
 /* ---- reading the journal ---- */
 
-static int decode(struct plain *p, const struct journal_record *rec, struct op *ret,
-	uint64_t *ret_logged, bool *ret_other)
+/* Brings @src to the op in @rec: its encoding, or -ENOENT when there is none. */
+static int find_op(const struct journal_record *rec, struct reader *src, uint64_t *ret_logged)
 {
 	struct local_head head;
 	struct remote_record m;
-	struct reader src = reader_of(rec->data, rec->len);
-	const char *why = "its head is damaged";
 	int r;
 
-	*ret_other = rec->kind == JOURNAL_REMOTE;
-	if (*ret_other) {
-		r = remote_record_get(&src, &m);
+	*src = reader_of(rec->data, rec->len);
+	*ret_logged = 0;
+	switch (rec->kind) {
+	case JOURNAL_LOCAL:
+		r = local_split(rec->data, rec->len, NULL, &head, src);
+		*ret_logged = head.logged;
+		return r < 0 ? r : OP_ENCODE_LOCAL;
+	case JOURNAL_REMOTE:
+		r = remote_record_get(src, &m);
 		if (r == 0 &&
-			(m.how == REMOTE_DEFER || m.how == REMOTE_VOID || reader_left(&src) == 0))
-			return 0;
-	} else {
-		r = local_split(rec->data, rec->len, NULL, &head, &src);
+			(m.how == REMOTE_DEFER || m.how == REMOTE_VOID || reader_left(src) == 0))
+			return -ENOENT;
+		return r < 0 ? r : OP_ENCODE_BRIEF;
+	case JOURNAL_NOTE:
+		return plain_note_take(src) ? OP_ENCODE_BRIEF : -ENOENT;
+	default:
+		return -ENOENT;
 	}
-	if (r == 0)
-		r = op_decode(&src, *ret_other ? OP_ENCODE_BRIEF : OP_ENCODE_LOCAL, ret, &why);
+}
+
+static int take_record(struct plain *p, const struct journal_record *rec)
+{
+	const char *why = "its head is damaged";
+	_cleanup_op_ struct op op = {0};
+	struct plain_item *item;
+	struct reader src;
+	uint64_t logged;
+	int encoding, r;
+
+	p->passed = rec->seq;
+	if (replica_is_aborted(p->replica, rec->seq))
+		return 0;
+	encoding = find_op(rec, &src, &logged);
+	if (encoding == -ENOENT)
+		return 0;
+	r = encoding < 0 ? encoding : op_decode(&src, (enum op_encoding)encoding, &op, &why);
 	if (r < 0) {
 		log_error("journal: record %llu cannot be read: %s", (unsigned long long)rec->seq,
 			why);
 		return r;
 	}
-	*ret_logged = *ret_other ? ret->time : head.logged;
-	ret->seq = rec->seq;
-	(void)p;
-	return 0;
-}
-
-static int take_record(struct plain *p, const struct journal_record *rec)
-{
-	struct plain_item *item;
-	_cleanup_op_ struct op op = {0};
-	uint64_t logged = 0;
-	bool other = false;
-	int r = 0;
-
-	p->passed = rec->seq;
-	if ((rec->kind != JOURNAL_LOCAL && rec->kind != JOURNAL_REMOTE) ||
-		replica_is_aborted(p->replica, rec->seq))
+	if (!op_is_sent(op.type))
 		return 0;
-	r = decode(p, rec, &op, &logged, &other);
-	if (r < 0 || !op_is_sent(op.type))
-		return r;
 	item = plain_item_new(p);
 	if (!item)
 		return -ENOMEM;
 	item->op = op;
 	op = (struct op){0};
-	item->logged = logged;
-	item->settle = other;
+	item->op.seq = rec->seq;
+	item->logged = logged ? logged : item->op.time;
+	/* what no one tells how it was, or what is so already */
+	item->settle = rec->kind != JOURNAL_LOCAL || item->op.flags & OP_FORCE ||
+		       item->op.type == OP_VAULT;
 	return prepare(p, item);
 }
 
@@ -312,6 +319,17 @@ static int save_attempt(struct plain *p, uint64_t seq, bool settle)
 	return plain_state_save(p->replica, p->peer->config->url, &p->state, PLAIN_SAVE_FAST);
 }
 
+/* Also where nothing was left to do: here the times of the directories have changed. */
+static void touch_parents(struct plain *p, const struct op *op)
+{
+	if (op->type == OP_SETATTR || op->type == OP_SETXATTR || op->type == OP_REMOVEXATTR ||
+		op->type == OP_FSYNC || op->type == OP_VAULT || op->path[0] == '\0')
+		return;
+	plain_touched(p, op->path);
+	if (op->type == OP_RENAME || op->type == OP_LINK)
+		plain_touched(p, op->path2);
+}
+
 static int do_op(struct plain *p, struct plain_item *item)
 {
 	bool settle = is_settled_op(p, item) && item->op.type != OP_FSYNC;
@@ -331,6 +349,8 @@ static int do_op(struct plain *p, struct plain_item *item)
 		if (head > p->zone_end)
 			p->zone_end = head;
 	}
+	if (r == 0)
+		touch_parents(p, &item->op);
 	fault_point("plain.apply.after");
 	return r;
 }

@@ -9,8 +9,9 @@
  * Nothing is deleted: that a name is missing here is no sign that somebody deleted it. At the first
  * contact a file there that is younger than ours is moved aside, since it may be somebody's work.
  *
- * The trees are in use meanwhile. What was made after the comparison began has its op in the
- * journal, and these are settled (plain_settle.c), not replayed.
+ * The trees are in use meanwhile. What was made after the comparison began (for the first time,
+ * when it was cut short) has its op in the journal, and these are settled (plain_settle.c), not
+ * replayed.
  */
 
 #include "plain.h"
@@ -51,7 +52,6 @@ struct plain_scan {
 	size_t n_names, next;    /* the first that is not compared */
 	struct entry *there;     /* what stands there */
 	struct inode_name *seen; /* of files with several names the first */
-	uint64_t base;           /* what is done up to here is in the trees as they are compared */
 	uint64_t done;
 	bool failed; /* no memory */
 };
@@ -124,7 +124,6 @@ int plain_scan_start(struct plain *p)
 	if (!s)
 		return -ENOMEM;
 	p->scan = s;
-	s->base = journal_settled(p->replica->journal);
 	atomic_store(&p->counts[PLAIN_ONLY_THERE], 0);
 	atomic_store(&p->counts[PLAIN_SPECIALS], 0);
 	log_notice("%s: comparing by size and mtime", peer_label(p->peer));
@@ -143,11 +142,6 @@ const char *plain_scan_path(const struct plain *p)
 	if (s->dir && s->next < s->n_names)
 		return s->names[s->next];
 	return s->dir ? s->dir : "";
-}
-
-uint64_t plain_scan_base(const struct plain *p)
-{
-	return p->scan->base;
 }
 
 /* ---- listings ---- */

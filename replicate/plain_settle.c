@@ -98,6 +98,8 @@ int plain_flush_dirs(struct plain *p)
 		r = plain_set_attrs(p, p->remote, there, &attrs, S_IFDIR);
 		if (r == -ENOENT)
 			r = 0;
+		if (r < 0)
+			paths_put(&p->dirs, dir, 1);
 	}
 	return r;
 }
@@ -471,6 +473,8 @@ static int move_there(struct plain *p, const char *from, const char *to, const s
 	}
 	if (r == 0) {
 		paths_rename(&p->fresh, from, to);
+		if (a->here) /* what was fresh is another file, which stands at the old name here */
+			paths_drop(&p->fresh, to);
 		plain_touched(p, from);
 		plain_touched(p, to);
 	}
@@ -591,6 +595,7 @@ int plain_settle(struct plain *p, const struct op *op)
 	case OP_UNLINK:
 		forget(p, op->path);
 		return plain_settle_path(p, op->path, false);
+	case OP_VAULT: /* what stands there may have left its name for the vault */
 	case OP_MKNOD:
 	case OP_MKDIR:
 	case OP_SYMLINK:

@@ -5,7 +5,7 @@
  * STATE/plain-HASH, HASH of the peer's URL, rewritten in place.
  *
  *     u32 magic, u8 version, u8 flags (1 synced, 2 clean, 4 met), 36 bytes id of the boot,
- *     u64 session, next, applied, attempted, u64 counts each, u64 xxh64 of all before
+ *     u64 session, next, applied, attempted, scan_from, u64 counts each, u64 xxh64 of all before
  *
  * It is written after what it speaks of was answered by the server, and (attempted) before anything
  * new is begun; a killed process leaves both right. It is not synced, so after the machine's end
@@ -60,6 +60,7 @@ static void encode(const struct plain_state *s, bool clean, struct buf *b)
 	buf_put_u64(b, s->next);
 	buf_put_u64(b, s->applied);
 	buf_put_u64(b, s->attempted);
+	buf_put_u64(b, s->scan_from);
 	for (unsigned i = 0; i < PLAIN_COUNTS; i++)
 		buf_put_u64(b, s->counts[i]);
 	if (!b->failed)
@@ -82,13 +83,16 @@ static int decode(const char *data, size_t len, struct plain_state *ret)
 	s.next = reader_u64(&r);
 	s.applied = reader_u64(&r);
 	s.attempted = reader_u64(&r);
+	s.scan_from = reader_u64(&r);
 	for (unsigned i = 0; i < PLAIN_COUNTS; i++)
 		s.counts[i] = reader_u64(&r);
 	if (reader_error(&r) < 0 || XXH64(data, r.pos, 0) != reader_u64(&r) || r.failed)
 		return -EBADMSG;
 	this_boot(boot);
-	s.synced = flags & FLAG_SYNCED &&
-		   (flags & FLAG_CLEAN || memcmp(theirs, boot, sizeof(boot)) == 0);
+	if (flags & FLAG_CLEAN || memcmp(theirs, boot, sizeof(boot)) == 0)
+		s.synced = flags & FLAG_SYNCED;
+	else
+		s.scan_from = 0;
 	s.met = flags & FLAG_MET;
 	*ret = s;
 	return 0;

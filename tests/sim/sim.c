@@ -3,13 +3,14 @@
 /*
  * The simulation: the replication core of two nodes in one process and one thread.
  *
- *     sim [--shared] [--trace] FIRST COUNT
+ *     sim [--shared] [--plain] [--trace] FIRST COUNT
  *
  * Each seed runs in a child of its own: random changes on both nodes, turns of the senders, uploads
  * and receivers in random order, cuts of the link (a prefix of what was written arrives), crashes
  * at the fault points of the code, restarts. A crash leaves the replica's memory where it is and
  * jumps out; the next start knows only what is in the files. At the end everything is healed and
- * both trees must be the same. A failing seed prints its number and replays exactly with --trace.
+ * both trees must be the same. With --plain the first node keeps a copy on a third one as well, a
+ * plain peer. A failing seed prints its number and replays exactly with --trace.
  */
 
 #include "sim.h"
@@ -96,6 +97,12 @@ static void fault_hook(const char *label)
 
 /* ---- nodes ---- */
 
+static int new_remote(struct replica *r, struct peer *p, struct remote **ret)
+{
+	return strcmp(p->config->host, "plain") == 0 ? sim_plain_new(ret)
+						     : sim_remote_new(r, p, ret);
+}
+
 static void start_node(struct sim_node *n)
 {
 	struct replica_config config = {
@@ -103,8 +110,8 @@ static void start_node(struct sim_node *n)
 		.root = n->root,
 		.state = n->state,
 		.node = n->index ? "two" : "one",
-		.peers = &n->peer,
-		.n_peers = 1,
+		.peers = n->peers,
+		.n_peers = sim.plain && n->index == 0 ? 2 : 1,
 		.order = sim.seed % 3 ? ORDER_RELAXED : ORDER_STRICT,
 		.streams = 1,
 		.verify = "sha256",
@@ -116,7 +123,7 @@ static void start_node(struct sim_node *n)
 
 	if (e < 0)
 		sim_fail("node %u cannot start: %s", n->index, error ?: strerror(-e));
-	n->replica->make_remote = sim_remote_new;
+	n->replica->make_remote = new_remote;
 	n->replica->make_remote_ctx = n;
 	n->replica->hooks = (struct replica_hooks){.ctx = n, .applied = sim_applied};
 	sim_trace("node %u: started", n->index);
@@ -126,6 +133,8 @@ static void crash_node(struct sim_node *n)
 {
 	sim.crashes++;
 	sim_remote_cut(n->index);
+	if (n->index == 0)
+		sim_plain_cut();
 	n->replica = NULL; /* its memory stays behind, as a killed process' would */
 	sim_forget_open(n);
 	n->retry_at = sim.now_ns + (uint64_t)sim_below(3000) * 1000000u;
@@ -133,6 +142,8 @@ static void crash_node(struct sim_node *n)
 
 static void turn_of(struct sim_node *n)
 {
+	struct sender *s = n->replica->peers[sim_below((unsigned)n->replica->n_peers)].sender;
+
 	switch (sim_below(8)) {
 	case 0:
 	case 1:
@@ -141,10 +152,10 @@ static void turn_of(struct sim_node *n)
 		break;
 	case 3:
 	case 4:
-		sender_turn(n->replica->peers[0].sender, 0);
+		sender_turn(s, 0);
 		break;
 	case 5:
-		(void)bulk_step(n->replica->peers[0].sender->bulk);
+		(void)bulk_step(s->bulk);
 		break;
 	default:
 		(void)inbound_turn(n->replica->inbound);
@@ -165,6 +176,13 @@ static void step(struct sim_node *n, bool faults)
 		sim.cuts++;
 		sim_trace("link of node %u %s", other, sim.link_up[other] ? "up" : "cut");
 	}
+	if (faults && sim.plain && sim_chance(3)) {
+		unsigned what = sim_below(4);
+
+		sim.plain_up = what != 0;
+		sim.plain_refuses = what == 1;
+		sim_trace("plain peer is %s", what == 0 ? "away" : what == 1 ? "full" : "up");
+	}
 	sim.crash_after = faults && sim_chance(3) ? 1 + sim_below(12) : 0;
 	if (setjmp(sim.crash) == 0)
 		turn_of(n);
@@ -180,9 +198,16 @@ static bool is_quiet(void)
 	for (unsigned i = 0; i < NODES; i++) {
 		struct replica *r = sim.nodes[i].replica;
 
-		if (!r || r->peers[0].state != PEER_IN_SYNC ||
-			position_contiguous(&r->peers[0].applied) < replica_head(r))
+		if (!r)
 			return false;
+		for (size_t k = 0; k < r->n_peers; k++) {
+			/* the plain peer gets the other node's changes too */
+			uint64_t head = k ? journal_head(r->journal) : replica_head(r);
+
+			if (r->peers[k].state != PEER_IN_SYNC ||
+				position_contiguous(&r->peers[k].applied) < head)
+				return false;
+		}
 	}
 	return true;
 }
@@ -191,6 +216,8 @@ static void heal(void)
 {
 	for (unsigned i = 0; i < NODES; i++)
 		sim.link_up[i] = true;
+	sim.plain_up = true;
+	sim.plain_refuses = sim.plain_faults = false;
 	for (unsigned i = 0; i < NODES; i++) {
 		if (!sim.nodes[i].replica)
 			start_node(&sim.nodes[i]);
@@ -200,16 +227,18 @@ static void heal(void)
 		for (unsigned i = 0; i < NODES; i++) {
 			struct replica *r = sim.nodes[i].replica;
 
-			sender_turn(r->peers[0].sender, 0);
-			(void)bulk_step(r->peers[0].sender->bulk);
+			for (size_t k = 0; k < r->n_peers; k++) {
+				sender_turn(r->peers[k].sender, 0);
+				(void)bulk_step(r->peers[k].sender->bulk);
+			}
 			(void)inbound_turn(r->inbound);
 		}
 		sim.now_ns += 20000000;
 		if (t > 50 && is_quiet())
 			return;
 	}
-	for (unsigned i = 0; i < NODES; i++) {
-		struct peer *p = &sim.nodes[i].replica->peers[0];
+	for (unsigned i = 0; i < NODES + (sim.plain ? 1u : 0u); i++) {
+		struct peer *p = &sim.nodes[i % NODES].replica->peers[i / NODES];
 
 		(void)printf("node %u: %s, head %llu, applied %llu, missing %u, %s\n", i,
 			peer_state_name(p->state), (unsigned long long)replica_head(p->replica),
@@ -274,6 +303,10 @@ static void find_versions(void)
 
 static void set_up(const char *top)
 {
+	(void)snprintf(sim.plain_dir, sizeof(sim.plain_dir), "%s/plain", top);
+	if (sim.plain && mkdir(sim.plain_dir, 0755) < 0)
+		sim_fail("mkdir: %m");
+	sim.plain_up = sim.plain_faults = true;
 	for (unsigned i = 0; i < NODES; i++) {
 		struct sim_node *n = &sim.nodes[i];
 
@@ -290,10 +323,12 @@ static void set_up(const char *top)
 	for (unsigned i = 0; i < NODES; i++) {
 		struct sim_node *n = &sim.nodes[i];
 
-		n->peer = (struct replica_peer_config){.url = i ? "sim://one" : "sim://two",
+		n->peers[0] = (struct replica_peer_config){.url = i ? "sim://one" : "sim://two",
 			.host = i ? "one" : "two",
 			.port = 22,
 			.path = sim.nodes[1 - i].backing};
+		n->peers[1] = (struct replica_peer_config){
+			.url = "sim://plain", .host = "plain", .port = 22, .path = sim.plain_dir};
 		start_node(n);
 	}
 }
@@ -324,6 +359,8 @@ static void run(uint64_t seed)
 	heal();
 	compare();
 	find_versions();
+	if (sim.plain)
+		sim_plain_compare();
 	if (nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS) < 0)
 		sim_fail("cleaning up: %m");
 	sim_trace("%u changes, %u crashes, %u cuts", sim.ops, sim.crashes, sim.cuts);
@@ -336,7 +373,7 @@ static unsigned long number(const char *text)
 	unsigned long v = strtoul(text, &end, 10);
 
 	if (*end || end == text) {
-		(void)fprintf(stderr, "usage: sim [--shared] [--trace] FIRST COUNT\n");
+		(void)fprintf(stderr, "usage: sim [--shared] [--plain] [--trace] FIRST COUNT\n");
 		exit(2);
 	}
 	return v;
@@ -348,6 +385,7 @@ int main(int argc, char **argv)
 
 	for (; argc > 3; argc--, argv++) {
 		sim.shared_names |= strcmp(argv[1], "--shared") == 0;
+		sim.plain |= strcmp(argv[1], "--plain") == 0;
 		sim.trace |= strcmp(argv[1], "--trace") == 0;
 	}
 	if (argc != 3)

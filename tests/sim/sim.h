@@ -33,8 +33,8 @@ struct sim_node {
 	unsigned index;
 	char backing[256], state[256];
 	int root;
-	struct replica *replica; /* NULL while it is down */
-	struct replica_peer_config peer;
+	struct replica *replica;                 /* NULL while it is down */
+	struct replica_peer_config peers[2];     /* the other node, and of the first a plain one */
 	struct sim_open_file open[SIM_OPEN_MAX]; /* written and not closed */
 	unsigned n_open;
 	unsigned counter;
@@ -52,6 +52,10 @@ struct sim {
 	jmp_buf crash;
 	unsigned crashes, cuts, ops;
 	struct sim_versions live;
+	/* a third node, of which the first one keeps a copy */
+	bool plain;
+	char plain_dir[256];
+	bool plain_up, plain_refuses, plain_faults;
 };
 
 extern struct sim sim;
@@ -71,6 +75,11 @@ __attribute__((format(printf, 1, 2), noreturn)) void sim_fail(const char *format
 int sim_remote_new(struct replica *r, struct peer *p, struct remote **ret);
 /* Cuts every connection that @node has open: of what was written a random prefix arrives. */
 void sim_remote_cut(unsigned node);
+
+/* ---- sim_plain.c ---- */
+int sim_plain_new(struct remote **ret);
+void sim_plain_cut(void);
+void sim_plain_compare(void);
 
 /* ---- sim_ops.c ---- */
 /* A random change on the node, as the file system would make it. */
