@@ -240,6 +240,9 @@ struct keep {
 };
 /* Puts it into the vault here and at the peer. 0 or -errno. */
 int keep_version(struct replica *r, const struct keep *k);
+/* The same for the version that our op @seq made, at @path then: wherever its file is now. What we
+ * have overwritten since is not kept. */
+int keep_number(struct replica *r, const char *winner, uint64_t seq, const char *path);
 /* Journals an entry of the vault for the peer. */
 int keep_tell(struct replica *r, const char *name);
 

@@ -515,12 +515,26 @@ static void drop_content(struct attempt *a)
 		log_warning("cannot delete a staged content: %s", strerror(errno));
 }
 
+static char *followed(struct attempt *a)
+{
+	struct replica *r = a->v->replica;
+	char *path;
+
+	(void)pthread_mutex_lock(&r->lock);
+	path = unseen_follow(r->unseen, a->path, a->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	return path;
+}
+
 static int ask_about(struct attempt *a, const struct unseen_relation *rel, bool again)
 {
 	struct replica *r = a->v->replica;
+	_cleanup_free_ char *path = followed(a);
 	bool deep = a->type == OP_RENAME;
-	int e = replica_ask(r, a->path, false, again);
+	int e = path ? replica_ask(r, a->path, false, again) : -ENOMEM;
 
+	if (e == 0 && strcmp(path, a->path) != 0 && strcmp(path, rel->path) != 0)
+		e = replica_ask(r, path, false, again);
 	if (e == 0 && strcmp(rel->path, a->path) != 0)
 		e = replica_ask(r, rel->path, false, again);
 	if (e == 0 && rel->path2)
@@ -590,8 +604,9 @@ static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 	return e;
 }
 
-/* The peer restates the mtime of a directory of which this node decides: changes that the peer did
- * not know of may have moved it on. Then it is told. */
+/* The mtime of a directory is not set back by changes that the one who restates it does not know
+ * of: those of the node that decides, of which the peer is told, and files that are just being
+ * made. */
 static int hold_time(struct attempt *a)
 {
 	struct replica *r = a->v->replica;
@@ -599,20 +614,42 @@ static int hold_time(struct attempt *a)
 	struct stat st;
 
 	if (a->type != OP_SETATTR || !(a->flags & OP_FORCE) || !(op->mask & OP_MTIME) ||
-		!decides(a->v) || confine_stat(r->root, op->path, &st) < 0 ||
-		!S_ISDIR(st.st_mode) ||
+		confine_stat(r->root, op->path, &st) < 0 || !S_ISDIR(st.st_mode) ||
 		(int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec <= op->mtime)
 		return 0;
+	if (!decides(a->v) && !replica_dirty_below(r, op->path))
+		return 0;
 	op->mask &= ~(uint32_t)OP_MTIME;
-	return restate_time(r, op->path);
+	return decides(a->v) ? restate_time(r, op->path) : 0;
+}
+
+/* Of a name that was given to what is asked for itself the peer will tell. */
+static bool is_told(struct attempt *a, const char *path)
+{
+	return (a->type == OP_RENAME || a->type == OP_LINK) &&
+	       replica_is_asked(a->v->replica, path);
 }
 
 static int tell(struct attempt *a, const char *theirs, const char *ours, bool deep)
 {
 	struct replica *r = a->v->replica;
-	int e = restate(r, theirs, deep);
+	int e = is_told(a, theirs) ? 0 : restate(r, theirs, deep);
 
-	return e == 0 && strcmp(theirs, ours) != 0 ? restate(r, ours, deep) : e;
+	if (e < 0 || strcmp(theirs, ours) == 0 || is_told(a, ours))
+		return e;
+	return restate(r, ours, deep);
+}
+
+/* The name that our renames gave to what the peer meant, even if they were taken for another's. */
+static int tell_followed(struct attempt *a)
+{
+	_cleanup_free_ char *path = followed(a);
+
+	if (!path)
+		return -ENOMEM;
+	if (strcmp(path, a->path) == 0 || strcmp(path, a->op->path) == 0)
+		return 0;
+	return restate(a->v->replica, path, false);
 }
 
 /* Decides. With @unknown the peer does not know that there is anything to ask: it is told. */
@@ -622,7 +659,7 @@ static int decide(struct attempt *a, bool unknown)
 	int e;
 
 	a->op->flags &= ~(uint32_t)(a->type == OP_UNLINK ? 0 : OP_FORCE);
-	e = resolve(a->v, a->op, a->seen, &apply);
+	e = resolve(a->v, a->op, a->seen, a->flags & OP_FORCE, &apply);
 	if (e == 0 && apply)
 		e = hold_time(a);
 	if (e == 0)
@@ -635,7 +672,7 @@ static int decide(struct attempt *a, bool unknown)
 	e = tell(a, a->path, a->op->path, false);
 	if (e == 0 && a->path2 && (a->type == OP_RENAME || a->type == OP_LINK))
 		e = tell(a, a->path2, a->op->path2, true);
-	return e;
+	return e < 0 ? e : tell_followed(a);
 }
 
 static int settle_conflict(struct attempt *a, bool drift)
@@ -647,7 +684,7 @@ static int settle_conflict(struct attempt *a, bool drift)
 	tree_lock(r->tree, TREE_RENAME);
 	e = relate(a, &rel);
 	if (e == 0 && decides(a->v))
-		e = decide(a, drift || rel.hidden || open_file(a, &rel));
+		e = decide(a, drift || rel.hidden || a->flags & OP_UNSURE || open_file(a, &rel));
 	else if (e == 0)
 		e = leave_to_peer(a, &rel);
 	tree_unlock(r->tree);

@@ -10,10 +10,12 @@
 
 #include "impl.h"
 
-#include "base/log.h"
+#include "base/cleanup.h"
+#include "base/confine.h"
 #include "content.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -62,6 +64,14 @@ static uint64_t version_at(struct replica *r, const char *path, const struct fid
 	return seq ?: journal_head(r->journal);
 }
 
+static int make_safe(struct replica *r, const char *path, const struct fid *fid)
+{
+	(void)pthread_mutex_lock(&r->lock);
+	unseen_make_safe(r->unseen, path, fid);
+	(void)pthread_mutex_unlock(&r->lock);
+	return 0;
+}
+
 int keep_version(struct replica *r, const struct keep *k)
 {
 	struct vault_entry e = {.path = (char *)k->path,
@@ -76,17 +86,44 @@ int keep_version(struct replica *r, const struct keep *k)
 	dirty = replica_dirty_mark(r, k->path, &fid);
 	e.seq = k->seq ?: dirty ?: version_at(r, k->path, &fid);
 	vault_name(e.name, k->maker ? k->maker_id : r->node.id, e.seq);
+	if (!k->maker && !dirty && vault_has(r->vault, e.name))
+		return make_safe(
+			r, k->path, &fid); /* done before a crash; what is there is another */
 	err = vault_keep(r->vault, r->root, k->path, k->leaves, &e);
 	if (err == 0)
 		err = keep_tell(r, e.name);
 	if (err == 0 && dirty && k->leaves)
 		err = note_orphan(r, dirty, &fid, e.name);
-	if (err < 0)
-		return err;
+	return err < 0 ? err : make_safe(r, k->path, &fid);
+}
+
+int keep_number(struct replica *r, const char *winner, uint64_t seq, const char *path)
+{
+	struct keep k = {.path = path, .winner = winner, .seq = seq};
+	struct vault_entry e = {
+		.path = (char *)path, .node = r->node.name, .winner = (char *)winner, .seq = seq};
+	const struct unseen_op *own;
+	_cleanup_close_ int fd = -1;
+	struct fid fid = {0};
+	struct stat st;
+	int err;
+
 	(void)pthread_mutex_lock(&r->lock);
-	unseen_make_safe(r->unseen, k->path, &fid);
+	own = unseen_find(r->unseen, seq);
+	if (own)
+		fid = own->fid;
 	(void)pthread_mutex_unlock(&r->lock);
-	return 0;
+	vault_name(e.name, r->node.id, seq);
+	if (vault_has(r->vault, e.name))
+		return 0;
+	if (fid.len && (fd = fid_open(r->root, &fid, NULL, O_RDONLY | O_NONBLOCK)) >= 0) {
+		err = vault_keep_fd(r->vault, fd, &e);
+		return err < 0 ? err : keep_tell(r, e.name);
+	}
+	err = confine_stat(r->root, path, &st);
+	if (fid.len || err == -ENOENT || err == -ENOTDIR || (err == 0 && S_ISDIR(st.st_mode)))
+		return 0; /* it was overwritten or removed since */
+	return err < 0 ? err : keep_version(r, &k);
 }
 
 static bool take_orphan(struct replica *r, const struct fid *fid, char name[VAULT_NAME_SIZE])

@@ -13,8 +13,8 @@
  * relation all follow it. A new type is a line here, and its case in the applier.
  */
 
-/* A flag of the wire that any op which is sent may have. */
-#define WIRE_FLAGS (OP_DEFERRED | OP_LATE)
+/* Flags that any op which is sent may have. */
+#define WIRE_FLAGS (OP_DEFERRED | OP_LATE | OP_UNSURE)
 
 static const struct op_spec specs[] = {
 	[OP_CREATE] = {.name = "create", .fields = OP_FIELD_ATTRS},

@@ -54,6 +54,8 @@ enum op_flags {
 	OP_KEEP = 1 << 9,     /* ask: the receiver's version `about` lost a conflict, it puts what
 			       * stands at path into the vault; nothing is to be restated */
 	OP_NEW = 1 << 10,     /* content: the first one of a file that was made */
+	OP_UNSURE =
+		1 << 11, /* made while questions were open: its sender had seen more than it says */
 };
 
 /* Bits of op.mask. */

@@ -383,6 +383,16 @@ static void delete_old(struct receiver *v, int dir)
 			delete_file(v, dir, e->d_name);
 }
 
+static bool session_has_log(struct receiver *v)
+{
+	struct stat st;
+	char name[64];
+
+	find_first_segment(v);
+	segment_name(v, v->segment, name);
+	return fstatat(v->dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static int accept_sender(struct receiver *v, const struct wire_hello *h, char **why)
 {
 	struct replica *r = v->replica;
@@ -407,7 +417,8 @@ static int accept_sender(struct receiver *v, const struct wire_hello *h, char **
 			"this node (%s) is paired with another one already: if that is meant, "
 			"remove the old \"in\" line from %s/peers",
 			r->node.name, r->config.state);
-	if (h->head < v->origin->applied.high)
+	/* The hello is as old as its session: it counts only while nothing was sent in that. */
+	if (h->head < v->origin->applied.high && !session_has_log(v))
 		return say(why, -ESTALE,
 			"its journal ends at %llu but %llu of its changes were applied here: its "
 			"state is older than that (a restored backup?)",

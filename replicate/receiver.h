@@ -90,9 +90,11 @@ int incoming_remove(struct receiver *v, const char *path, uint64_t time);
 
 /* @op and changes of ours, of which neither side had seen the other's, do not go together. This
  * node decides what becomes of them; the other asks it. The tree is locked in TREE_RENAME mode.
+ * @restated: it is part of an answer of the peer.
  * *ret_apply: the op, changed as need be, is to be applied; else it is settled. 0 or -errno
  * (tried again later). */
-int resolve(struct receiver *v, struct op *op, const struct position *seen, bool *ret_apply);
+int resolve(struct receiver *v, struct op *op, const struct position *seen, bool restated,
+	bool *ret_apply);
 
 /* ---- restate.c ---- */
 

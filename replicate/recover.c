@@ -236,7 +236,8 @@ static void settle_dirty(struct replica *r, const struct op *op)
 	const char *path = op->type == OP_RENAME ? op->path2 : op->path;
 	struct dirty *d, *next;
 
-	if (op->type != OP_CONTENT && op->type != OP_UNLINK && op->type != OP_RENAME)
+	if ((op->type != OP_CONTENT && op->type != OP_UNLINK && op->type != OP_RENAME) ||
+		op->flags & OP_FORCE)
 		return;
 	HASH_ITER (hh, r->dirty, d, next) {
 		bool same = op->type == OP_CONTENT && d->op.type == OP_DIRTY

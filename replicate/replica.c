@@ -510,6 +510,16 @@ static uint64_t time_of_parent(struct replica *r, const char *path)
 	return (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
 }
 
+static bool has_asks(struct replica *r)
+{
+	bool asks;
+
+	(void)pthread_mutex_lock(&r->lock);
+	asks = r->asks != NULL;
+	(void)pthread_mutex_unlock(&r->lock);
+	return asks;
+}
+
 /* Whether the file was made here and no content of it was journaled so far. */
 static bool is_first_content(struct replica *r, const struct op *op)
 {
@@ -529,6 +539,8 @@ static int append_local(struct replica *r, struct op *op)
 
 	if (is_first_content(r, op))
 		op->flags |= OP_NEW;
+	if (op_is_sent(op->type) && has_asks(r))
+		op->flags |= OP_UNSURE;
 	if (op->type == OP_CONTENT)
 		op->time = time_of_parent(r, op->path);
 	else if (op->time == 0)

@@ -48,7 +48,7 @@ struct meeting {
 	const char *theirs; /* op->path as the peer calls it */
 	const struct position *seen;
 	const struct unseen_relation *rel;
-	bool apply;
+	bool restated, apply;
 };
 
 static int look(struct replica *r, const char *path, struct stat *ret)
@@ -224,17 +224,21 @@ static void spare_attributes(struct meeting *m)
 		m->op->mask &= ~(m->rel->attr_mask & (OP_MODE | OP_UID | OP_GID));
 }
 
+/* Under the names that it had there and that it may have by now. */
+static int ask_both(struct meeting *m)
+{
+	int e = ask_for(m, m->theirs, false);
+
+	return e == 0 && strcmp(m->theirs, m->op->path) != 0 ? ask_for(m, m->op->path, false) : e;
+}
+
 /* Ranges belong into a file as the peer had it; that is not what stands here. */
 static int take_content(struct meeting *m)
 {
-	int e;
-
-	if (m->op->flags & OP_WHOLE) {
-		m->apply = true;
-		return 0;
-	}
-	e = ask_for(m, m->theirs, false);
-	return e == 0 && strcmp(m->theirs, m->op->path) != 0 ? ask_for(m, m->op->path, false) : e;
+	if (!(m->op->flags & OP_WHOLE))
+		return ask_both(m);
+	m->apply = true;
+	return 0;
 }
 
 /* Whether other names of the file are news to the peer, who means this one alone. */
@@ -287,6 +291,8 @@ static int meet_content(struct meeting *m)
 		return e;
 	if (S_ISDIR(st.st_mode))
 		return keep_theirs(m);
+	if (!st.st_ino && !(op->flags & OP_NEW) && !m->restated)
+		return ask_both(m); /* it may have other names there */
 	if (!st.st_ino)
 		return take_content(m);
 	if (is_ours(m, op->path))
@@ -454,6 +460,16 @@ static int merge(struct meeting *m, const char *from, const char *to)
 	return e < 0 ? e : incoming_remove(m->v, from, m->op->time);
 }
 
+/* The peer has renamed a file of which we do not know yet what it contains there. */
+static int move_unknown(struct meeting *m, const char *from)
+{
+	int e = is_ours(m, from) ? keep_ours(m, from) : 0;
+
+	if (e == 0)
+		e = incoming_remove(m->v, from, m->op->time);
+	return e < 0 ? e : ask_for(m, m->op->path2, true);
+}
+
 /* What the peer renamed we have renamed as well, to @ours. */
 static int meet_two_renames(struct meeting *m, const struct unseen_op *ours)
 {
@@ -465,6 +481,8 @@ static int meet_two_renames(struct meeting *m, const struct unseen_op *ours)
 
 	if (e < 0)
 		return e;
+	if (S_ISREG(st.st_mode) && replica_is_asked(m->r, from))
+		return move_unknown(m, from);
 	if (!st.st_ino || confine_below(op->path2, from) || confine_below(from, op->path2) ||
 		!theirs_wins(m, CONFLICT_MOVE, (int64_t)when, (int64_t)op->time))
 		return 0;
@@ -515,6 +533,8 @@ static int meet_rename(struct meeting *m)
 	}
 	if (!st.st_ino) /* removed here: what the peer has under the new name stays */
 		return op->flags & OP_GONE ? 0 : ask_for(m, op->path2, true);
+	if (S_ISREG(st.st_mode) && replica_is_asked(m->r, op->path))
+		return move_unknown(m, op->path);
 	if (confine_below(op->path2, op->path) || confine_below(op->path, op->path2))
 		return 0;
 	e = make_above(m, op->path2);
@@ -608,12 +628,14 @@ static int meet(struct meeting *m)
 	}
 }
 
-int resolve(struct receiver *v, struct op *op, const struct position *seen, bool *ret_apply)
+int resolve(struct receiver *v, struct op *op, const struct position *seen, bool restated,
+	bool *ret_apply)
 {
 	struct replica *r = v->replica;
 	struct unseen_relation rel;
 	_cleanup_free_ char *theirs = NULL;
-	struct meeting m = {.v = v, .r = r, .op = op, .seen = seen, .rel = &rel};
+	struct meeting m = {
+		.v = v, .r = r, .op = op, .seen = seen, .rel = &rel, .restated = restated};
 	char text[400];
 	int e;
 

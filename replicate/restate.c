@@ -311,18 +311,6 @@ int restate(struct replica *r, const char *path, bool deep)
 
 /* ---- answers ---- */
 
-static int keep(struct receiver *v, const char *path, uint64_t about)
-{
-	struct keep k = {.path = path, .winner = v->sender.name, .seq = about};
-	struct replica *r = v->replica;
-	struct stat st;
-	int e = confine_stat(r->root, path, &st);
-
-	if (e == -ENOENT || e == -ENOTDIR || (e == 0 && S_ISDIR(st.st_mode)))
-		return 0; /* we have removed it since */
-	return e < 0 ? e : keep_version(r, &k);
-}
-
 /* What stands at the name itself is told as well when our renames, which the one who asked had not
  * seen, have taken away what it means. */
 static int answer(struct replica *r, const struct op *op, const char *path)
@@ -339,17 +327,19 @@ static int answer(struct replica *r, const struct op *op, const char *path)
 int restate_answer(struct receiver *v, const struct op *op, const struct position *seen)
 {
 	struct replica *r = v->replica;
-	struct unseen_relation rel;
+	_cleanup_free_ char *path = NULL;
 	int e;
 
 	tree_lock(r->tree, TREE_RENAME);
 	(void)pthread_mutex_lock(&r->lock);
-	e = unseen_relate(r->unseen, op, seen, &rel);
+	path = unseen_follow(r->unseen, op->path, seen);
 	(void)pthread_mutex_unlock(&r->lock);
-	if (e == 0) {
-		e = op->flags & OP_KEEP ? keep(v, rel.path, op->about) : answer(r, op, rel.path);
-		unseen_relation_clear(&rel);
-	}
+	if (!path)
+		e = -ENOMEM;
+	else if (op->flags & OP_KEEP)
+		e = keep_number(r, v->sender.name, op->about, path);
+	else
+		e = answer(r, op, path);
 	tree_unlock(r->tree);
 	return e;
 }

@@ -251,6 +251,16 @@ void unseen_remove(struct unseen *u, uint64_t seq)
 		remove_entry(u, e);
 }
 
+const struct unseen_op *unseen_find(const struct unseen *u, uint64_t seq)
+{
+	const struct entry *e;
+
+	DL_FOREACH (u->entries, e)
+		if (e->op.seq == seq)
+			return &e->op;
+	return NULL;
+}
+
 void unseen_drop(struct unseen *u, uint64_t seq)
 {
 	while (u->entries && u->entries->op.seq <= seq)
@@ -498,7 +508,7 @@ static enum outcome pass_name(const struct entry *e, int i, struct passing *p)
 	if (strcmp(*p->path, ours) != 0)
 		return ours_above(b);
 	o = same_name(p->role, b);
-	if (o == MOVES && p->apart)
+	if (o == MOVES && (p->apart || e->op.safe)) /* or what we moved has lost its name since */
 		o = CLASHES;
 	p->apart = p->apart || puts_there(b) || o == CLASHES;
 	return o;
@@ -539,23 +549,25 @@ static void note_attributes(const struct op *op, const struct entry *e, struct u
 		ret->attr_time = e->op.time;
 }
 
-/* Whether an entry that the sender had not seen lies below @path. */
-static bool unseen_below(const struct unseen *u, const char *path, const struct position *seen)
+/* Notes a clash with what of ours lies below @path. */
+static void clash_below(const struct unseen *u, const char *path, const struct position *seen,
+	struct unseen_relation *ret)
 {
 	const struct name *n = name_find(u, path, strlen(path));
 	const struct entry *e;
 
 	if (!n || n->n_below == 0)
-		return false;
+		return;
 	DL_FOREACH (u->entries, e)
 		for (int i = 0; i < 2; i++) {
 			const char *ours = entry_path(e, i);
 
-			if (ours && is_newer(e, 0, seen) && confine_below(ours, path) &&
-				strcmp(ours, path) != 0)
-				return true;
+			if (!ours || !is_newer(e, 0, seen) || !confine_below(ours, path) ||
+				strcmp(ours, path) == 0)
+				continue;
+			ret->clash = true;
+			ret->hidden = ret->hidden || is_hidden(e);
 		}
-	return false;
 }
 
 static int relate(const struct unseen *u, const struct op *op, const struct position *seen,
@@ -582,10 +594,10 @@ static int relate(const struct unseen *u, const struct op *op, const struct posi
 		if (r == 0 && ret->path2)
 			r = pass(e, &second, ret);
 	}
-	if (ours_below(role) == CLASHES && unseen_below(u, ret->path, seen))
-		ret->clash = true;
-	if (ret->path2 && ours_below(role2) == CLASHES && unseen_below(u, ret->path2, seen))
-		ret->clash = true;
+	if (ours_below(role) == CLASHES)
+		clash_below(u, ret->path, seen, ret);
+	if (ret->path2 && ours_below(role2) == CLASHES)
+		clash_below(u, ret->path2, seen, ret);
 	if (op->type == OP_RENAME && confine_below(ret->path2, ret->path))
 		ret->clash = true;
 	return r;
@@ -617,6 +629,22 @@ void unseen_relation_clear(struct unseen_relation *r)
 	*r = (struct unseen_relation){0};
 }
 
+char *unseen_follow(const struct unseen *u, const char *path, const struct position *seen)
+{
+	char *at = strdup(path);
+	const struct entry *e;
+
+	DL_FOREACH (u->entries, e) {
+		if (!at || e->op.type != OP_RENAME || !is_newer(e, 0, seen))
+			continue;
+		if (follow(&at, e->op.path, e->op.path2, e->op.flags & OP_EXCHANGE) < 0) {
+			free(at);
+			at = NULL;
+		}
+	}
+	return at;
+}
+
 /* ---- versions ---- */
 
 static bool makes_version(const struct entry *e, const char *path, const struct fid *fid)
@@ -645,8 +673,9 @@ static bool makes_version(const struct entry *e, const char *path, const struct 
 
 static bool changes_name(const struct entry *e)
 {
-	return e->op.type != OP_CONTENT && e->op.type != OP_DIRTY && e->op.type != OP_SETATTR &&
-	       !e->op.xname;
+	if (e->op.type == OP_CONTENT)
+		return e->op.flags & OP_NEW;
+	return e->op.type != OP_DIRTY && e->op.type != OP_SETATTR && !e->op.xname;
 }
 
 bool unseen_link(const struct unseen *u, const char *path, const struct position *seen)
@@ -666,8 +695,8 @@ bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid
 	const struct entry *e;
 
 	DL_FOREACH (u->entries, e)
-		if ((!changes_name(e)) && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid) &&
-			strcmp(e->op.path, path) != 0)
+		if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
+			fid_equal(&e->op.fid, fid) && strcmp(e->op.path, path) != 0)
 			return true;
 	return false;
 }

@@ -35,6 +35,9 @@ void unseen_free(struct unseen *u);
  * left out. 0 or -ENOMEM: then nothing changed. */
 int unseen_add(struct unseen *u, const struct op *op);
 
+/* What is kept of the op @seq; NULL: nothing. Valid until the next change. */
+const struct unseen_op *unseen_find(const struct unseen *u, uint64_t seq);
+
 /* The op came to nothing. */
 void unseen_remove(struct unseen *u, uint64_t seq);
 
@@ -65,6 +68,10 @@ struct unseen_relation {
 int unseen_relate(const struct unseen *u, const struct op *op, const struct position *seen,
 	struct unseen_relation *ret);
 void unseen_relation_clear(struct unseen_relation *r);
+
+/* Where our renames that are not in @seen took @path, whatever else was done to it. The caller
+ * frees it; NULL without memory. */
+char *unseen_follow(const struct unseen *u, const char *path, const struct position *seen);
 
 /* The newest of ours, not in @seen, that made the name @path what it is (creation, content, rename
  * or link onto it) or changed the content of the inode @fid (NULL: any); NULL: none, or it is safe.

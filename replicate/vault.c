@@ -398,15 +398,21 @@ static int copy_file(int from, int to)
 	return n < 0 ? -errno : 0;
 }
 
+static int copy_to(struct vault *v, int from, const char *name)
+{
+	_cleanup_close_ int to = -1;
+
+	if (unlinkat(v->dir, name, 0) < 0 && errno != ENOENT)
+		return -errno;
+	to = openat(v->dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	return to < 0 ? -errno : copy_file(from, to);
+}
+
 static int keep_copy(struct vault *v, int root, const char *path, const char *name)
 {
 	_cleanup_close_ int from = confine_open(root, path, O_RDONLY | O_NONBLOCK, 0);
-	_cleanup_close_ int to = -1;
 
-	if (from < 0)
-		return from;
-	to = openat(v->dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-	return to < 0 ? -errno : copy_file(from, to);
+	return from < 0 ? from : copy_to(v, from, name);
 }
 
 static int keep_text(struct vault *v, const char *name, const char *text, size_t len)
@@ -441,6 +447,26 @@ static int keep_file(struct vault *v, int root, const char *path, int dir, const
 	return keep_copy(v, root, path, name);
 }
 
+static void take_attributes(struct vault_entry *e, const struct stat *st)
+{
+	e->mode = st->st_mode;
+	e->uid = st->st_uid;
+	e->gid = st->st_gid;
+	e->mtime = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+int vault_keep_fd(struct vault *v, int fd, struct vault_entry *e)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	take_attributes(e, &st);
+	r = copy_to(v, fd, e->name);
+	return r < 0 ? r : commit_entry(v, e);
+}
+
 int vault_keep(struct vault *v, int root, const char *path, bool leaves, struct vault_entry *e)
 {
 	_cleanup_close_ int dir = -1;
@@ -452,10 +478,7 @@ int vault_keep(struct vault *v, int root, const char *path, bool leaves, struct 
 		return r;
 	if (fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	e->mode = st.st_mode;
-	e->uid = st.st_uid;
-	e->gid = st.st_gid;
-	e->mtime = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+	take_attributes(e, &st);
 	if (S_ISREG(st.st_mode))
 		r = keep_file(v, root, path, dir, leaf, &st, leaves, e->name);
 	else if (S_ISLNK(st.st_mode))

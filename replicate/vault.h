@@ -60,6 +60,9 @@ bool vault_name_good(const char *name);
  * 0 (also when it is there already) or -errno. */
 int vault_keep(struct vault *v, int root, const char *path, bool leaves, struct vault_entry *e);
 
+/* Puts a copy of the open file @fd there. As vault_keep(). */
+int vault_keep_fd(struct vault *v, int fd, struct vault_entry *e);
+
 /* Puts a content that arrived (OP_WHOLE) there. Its staged data are consumed as by op_apply(). */
 int vault_keep_content(
 	struct vault *v, const struct apply_target *t, const struct op *op, struct vault_entry *e);
