@@ -97,7 +97,7 @@ static enum exit_code run(const struct options *o)
 
 int main(int argc, char **argv)
 {
-	_cleanup_options_ struct options o;
+	_cleanup_options_ struct options o = {0}; /* the commands end without them */
 	_cleanup_free_ char *error = NULL;
 	int r;
 
