@@ -13,6 +13,7 @@ struct command_line {
 	bool json;                   /* --json */
 	bool follow;                 /* -f */
 	bool all;                    /* --all */
+	bool dry_run;                /* --dry-run */
 	double timeout;              /* --timeout, seconds; -1: not given */
 	const char *output;          /* -o */
 	const char *mountpoint;      /* the first operand */
@@ -58,6 +59,7 @@ void client_progress_end(void);
 enum exit_code cmd_status(const struct command_line *line);
 enum exit_code cmd_wait(const struct command_line *line);
 enum exit_code cmd_verify(const struct command_line *line);
+enum exit_code cmd_resync(const struct command_line *line);
 enum exit_code cmd_log(const struct command_line *line);
 enum exit_code cmd_stop(const struct command_line *line);
 enum exit_code cmd_conflicts_list(const struct command_line *line);

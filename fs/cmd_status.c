@@ -66,7 +66,8 @@ static void print_plain(json_t *plain)
 static void print_peer(json_t *peer)
 {
 	json_t *plain = json_object_get(peer, "plain");
-	const char *error = text_of(peer, "error", NULL), *waiting = text_of(peer, "waiting", NULL);
+	const char *error = text_of(peer, "error", NULL), *waiting = text_of(peer, "waiting", NULL),
+		   *resync = text_of(peer, "resync", NULL);
 
 	printf("  %-12s %-12s ", text_of(peer, "node", json_is_object(plain) ? "plain" : "?"),
 		text_of(peer, "state", "?"));
@@ -79,6 +80,8 @@ static void print_peer(json_t *peer)
 		print_plain(plain);
 	if (error)
 		printf("  %-12s error: %s\n", "", error);
+	if (resync)
+		printf("  %-12s reconciler: %s\n", "", resync);
 	if (waiting)
 		printf("  %-12s cannot be applied here, is tried again: %s\n", "", waiting);
 }
@@ -91,7 +94,7 @@ static bool all_is_well(json_t *status)
 
 	json_array_foreach (json_object_get(status, "peers"), i, peer)
 		if (number_of(peer, "lag_ops") > 0 || text_of(peer, "error", NULL) ||
-			text_of(peer, "waiting", NULL) ||
+			text_of(peer, "waiting", NULL) || text_of(peer, "resync", NULL) ||
 			strcmp(text_of(peer, "state", ""), "in-sync") != 0)
 			return false;
 	return number_of(status, "conflicts") == 0;

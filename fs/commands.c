@@ -16,7 +16,14 @@
 #include <math.h>
 #include <string.h>
 
-enum { FLAG_JSON = 1, FLAG_FOLLOW = 2, FLAG_TIMEOUT = 4, FLAG_OUTPUT = 8, FLAG_ALL = 16 };
+enum {
+	FLAG_JSON = 1,
+	FLAG_FOLLOW = 2,
+	FLAG_TIMEOUT = 4,
+	FLAG_OUTPUT = 8,
+	FLAG_ALL = 16,
+	FLAG_DRY_RUN = 32
+};
 
 #define TIMEOUT_MAX 1000000
 
@@ -34,6 +41,9 @@ static const struct command {
 		"returns once every peer has applied all that was done before"},
 	{"verify", NULL, FLAG_JSON, 1, 1, cmd_verify, "[--json] MOUNTPOINT",
 		"compares both trees by digest; 0 when identical, 1 when not"},
+	{"resync", NULL, FLAG_JSON | FLAG_DRY_RUN, 1, 1, cmd_resync,
+		"[--dry-run] [--json] MOUNTPOINT",
+		"makes both trees equal again; --dry-run only says what would be done"},
 	{"conflicts", "list", FLAG_JSON, 1, 1, cmd_conflicts_list, "[--json] MOUNTPOINT",
 		"the versions that lost a conflict and are kept in the vault"},
 	{"conflicts", "show", FLAG_JSON | FLAG_OUTPUT, 2, 2, cmd_conflicts_show,
@@ -115,6 +125,7 @@ static const struct option long_options[] = {
 	{"timeout", required_argument, NULL, 't'},
 	{"output", required_argument, NULL, 'o'},
 	{"all", no_argument, NULL, 'a'},
+	{"dry-run", no_argument, NULL, 'n'},
 	{"help", no_argument, NULL, 'h'},
 	{0},
 };
@@ -127,6 +138,8 @@ static enum exit_code take_flag(const struct command *c, int flag, struct comman
 		line->json = true;
 	} else if (flag == 'f' && (c->flags & FLAG_FOLLOW)) {
 		line->follow = true;
+	} else if (flag == 'n' && (c->flags & FLAG_DRY_RUN)) {
+		line->dry_run = true;
 	} else if (flag == 't' && (c->flags & FLAG_TIMEOUT)) {
 		if (!parse_timeout(optarg, &line->timeout))
 			return usage_error(c, "the timeout is a number of seconds, 0 to 1000000");

@@ -12,6 +12,8 @@
  *      "timeout": SECONDS or absent}
  *     {"command": "verify"}            {"difference": {"peer", "path", "what"}}, each;
  *                                      {"progress": {"done": N, "total": N}}, now and then
+ *     {"command": "resync",            {"repair": {"peer", "path", "action"}}, each;
+ *      "dry_run": BOOL}                {"progress": {"phase", "done": N, "total": N}}, now and then
  *     {"command": "conflicts"}         {"conflict": {...}}, each, oldest first
  *     {"command": "conflicts",         {"conflict": {...}}, and with it a descriptor (SCM_RIGHTS)
  *      "open": ENTRY}                  from which its bytes can be read

@@ -63,14 +63,15 @@ static json_t *describe_plain(const struct peer_status *p)
 
 static json_t *describe_peer(const struct peer_status *p)
 {
-	return json_pack("{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o,s:o}", "url",
+	return json_pack("{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o,s:o,s:o}", "url",
 		control_text(p->url), "node", control_text(p->node), "node_id",
 		control_text(p->node_id), "state", peer_state_name(p->state), "active",
 		(int)p->active, "error", control_text(p->error), "lag_ops", (json_int_t)p->lag_ops,
 		"lag_bytes", (json_int_t)p->lag_bytes, "lag_seconds", p->lag_seconds, "sent_ops",
 		(json_int_t)p->sent_ops, "sent_bytes", (json_int_t)p->sent_bytes, "inbound",
 		(int)p->inbound, "applied_ops", (json_int_t)p->applied_ops, "waiting",
-		control_text(p->waiting), "plain", describe_plain(p));
+		control_text(p->waiting), "plain", describe_plain(p), "resync",
+		control_text(p->resync));
 }
 
 json_t *control_describe(const struct control_config *config, const struct replica_status *s)
@@ -256,6 +257,49 @@ static int answer_verify(struct control_client *client, json_t *request, char **
 	return say(ret_error, EXIT_CANNOT, "cannot compare: %s", strerror(-r));
 }
 
+/* ---- resync ---- */
+
+static json_t *phase_line(const char *phase, uint64_t done, uint64_t total)
+{
+	return json_pack("{s:{s:s,s:I,s:I}}", "progress", "phase", phase, "done", (json_int_t)done,
+		"total", (json_int_t)total);
+}
+
+static void send_repair(void *ctx, const struct replica_repair *d)
+{
+	struct verify_run *run = ctx;
+
+	(void)control_client_send(
+		run->client, json_pack("{s:{s:o,s:o,s:s}}", "repair", "peer", control_text(d->peer),
+				     "path", control_text(d->path), "action", d->action));
+}
+
+static bool send_phase(void *ctx, const char *phase, uint64_t done, uint64_t total)
+{
+	struct verify_run *run = ctx;
+	int64_t now = monotonic_ms();
+
+	if (now - run->last_ms >= 100) {
+		run->last_ms = now;
+		(void)control_client_send(run->client, phase_line(phase, done, total));
+	}
+	return !control_client_gone(run->client);
+}
+
+static int answer_resync(struct control_client *client, json_t *request, char **ret_error)
+{
+	struct replica *replica = control_client_config(client)->replica;
+	bool dry_run = json_is_true(json_object_get(request, "dry_run"));
+	struct verify_run run = {.client = client};
+	int r = replica_resync(replica, dry_run, send_repair, send_phase, &run, ret_error);
+
+	if (r >= 0)
+		return r > 0 && dry_run ? EXIT_NO : EXIT_DONE;
+	if (*ret_error)
+		return EXIT_CANNOT;
+	return say(ret_error, EXIT_CANNOT, "cannot reconcile: %s", strerror(-r));
+}
+
 /* ---- stop ---- */
 
 static int answer_stop(struct control_client *client, json_t *request, char **ret_error)
@@ -280,6 +324,7 @@ static const struct command {
 	{"wait", answer_wait},
 	{"verify", answer_verify},
 	{"conflicts", control_answer_conflicts},
+	{"resync", answer_resync},
 	{"stop", answer_stop},
 };
 

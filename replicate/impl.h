@@ -4,13 +4,14 @@
 
 /*
  * What the files of a replica share: replica.c, recover.c, wait.c, sender.c, bulk.c, receiver.c,
- * inbound.c, query.c, status.c. Nobody else includes it.
+ * inbound.c, query.c, status.c, the reconciler's. Nobody else includes it.
  *
  * Threads: one sender and `streams` bulk threads per peer; one inbound thread that starts a
  * receiver thread per node that writes to us; the file system's own.
  *
- * Lock order: tree, stripes, (fs: inode table), journal, replica.lock. The journal calls back into
- * the checkpoint with its lock held, so nobody calls the journal while holding replica.lock.
+ * Lock order: resync, survey, tree, stripes, (fs: inode table), journal, replica.lock. The journal
+ * calls back into the checkpoint with its lock held, so nobody calls the journal while holding
+ * replica.lock.
  */
 
 #include "base/say.h"
@@ -21,6 +22,7 @@
 #include "position.h"
 #include "remote.h"
 #include "replicate.h"
+#include "touched.h"
 #include "unseen.h"
 #include "vault.h"
 
@@ -71,6 +73,9 @@ struct peer {
 	bool covered; /* what the journal no longer has, the peer has had */
 	bool is_plain;
 	struct plain_status plain;
+	unsigned resync_needed;   /* enum resync_reason, bits */
+	const char *resync_phase; /* what the reconciler does with it, static text; NULL: nothing */
+	uint64_t resync_done, resync_total;
 };
 
 /* An open file that differs from what its last OP_CONTENT said. */
@@ -113,6 +118,10 @@ struct replica {
 	struct tree *tree;
 	struct changes *changes;
 	struct vault *vault;
+	struct touched *touched;
+	pthread_t resync_thread;
+	bool resync_started;
+	bool opened; /* an orderly end is noted */
 	struct peer *peers;
 	size_t n_peers;
 	struct inbound *inbound;
@@ -126,6 +135,9 @@ struct replica {
 	atomic_bool closing;
 	unsigned stall_ms;
 	bool threaded; /* set by replica_start; false under simulation */
+
+	pthread_mutex_t survey_lock; /* one at a time asks peers about their trees */
+	pthread_mutex_t resync_lock; /* one reconciler at a time */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a peer's position or state; CLOCK_MONOTONIC */
@@ -228,6 +240,25 @@ void peer_set_state(struct peer *p, enum peer_state state, const char *error);
 /* The name of the peer for log lines: its node's name, or the host before the first contact. */
 const char *peer_label(const struct peer *p);
 
+/* ---- restate.c ---- */
+/* All journal what stands at @path, for the peer: what it has there gives way. The tree is locked
+ * in TREE_RENAME mode. 0 or -errno. */
+
+/* With the directories above it, and with @deep all below it. */
+int restate(struct replica *r, const char *path, bool deep);
+/* Of this name the mtime alone. */
+int restate_time(struct replica *r, const char *path);
+/* Only this name, and of a file only this one of its names. */
+int restate_name(struct replica *r, const char *path);
+/* That it is one inode with @first. */
+int restate_link(struct replica *r, const char *first, const char *path);
+/* Mode, owner and mtime of a file or directory. */
+int restate_attributes(struct replica *r, const char *path);
+
+/* ---- wait.c ---- */
+/* Whether the peer has all of our changes up to @seq, or but for what it cannot apply. */
+bool peer_has_or_cannot(const struct peer *p, uint64_t seq);
+
 /* ---- keep.c ---- */
 /* A version that loses. */
 struct keep {
@@ -256,6 +287,20 @@ void plain_note_end(struct replica *r, uint64_t seq);
 int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep);
 void replica_checkpoint(void *ctx, struct buf *dst);
 int replica_recover(struct replica *r);
+
+/* ---- resync_need.c ---- */
+enum resync_reason { RESYNC_PAIRING = 1 << 0, RESYNC_POWER = 1 << 1 };
+/* The trees are to be reconciled, from now on and over restarts, until that was done. 0 or -errno:
+ * then it is not remembered over a restart. */
+int resync_need(struct peer *p, unsigned reason);
+/* Whether the peer cannot count as in sync before that. */
+bool resync_is_due(struct peer *p);
+/* For status: what is done or waited for; NULL: nothing. The caller frees. */
+char *resync_text_locked(const struct peer *p);
+/* At the start, once the peers are made, and at an orderly end. */
+int resync_open(struct replica *r);
+void resync_close(struct replica *r);
+void *resync_thread(void *replica);
 
 /* ---- sender.c ---- */
 int sender_new(struct peer *p, struct sender **ret);

@@ -170,6 +170,7 @@ static void tell_applied(struct receiver *v, const struct op *op, const struct a
 {
 	struct replica *r = v->replica;
 
+	touched_add(r->touched, op);
 	if (op->type == OP_RENAME)
 		replica_moved(r, op->path, op->path2, op->flags & OP_EXCHANGE, true);
 	if (r->hooks.applied)

@@ -99,12 +99,37 @@ static inline void manifest_reader_cleanup(struct manifest_reader **m)
 }
 #define _cleanup_manifest_ __attribute__((cleanup(manifest_reader_cleanup)))
 
+/* What two entries of one path differ in; bits. After the type nothing else is looked at, after the
+ * size not the content. */
+enum manifest_difference {
+	MANIFEST_TYPE = 1 << 0,
+	MANIFEST_SIZE = 1 << 1,
+	MANIFEST_CONTENT = 1 << 2,
+	MANIFEST_TARGET = 1 << 3,
+	MANIFEST_DEVICE = 1 << 4,
+	MANIFEST_MODE = 1 << 5,
+	MANIFEST_OWNER = 1 << 6,
+	MANIFEST_MTIME = 1 << 7,
+	MANIFEST_XATTRS = 1 << 8,
+	MANIFEST_LINKS = 1 << 9,
+};
+unsigned manifest_differences(const struct manifest_entry *a, const struct manifest_entry *b);
+/* "type", "size", "content", "target", "device", "mode", "owner", "mtime", "xattrs", "hard links".
+ */
+const char *manifest_difference_name(unsigned bit);
+
+/* Calls @visit for each path of two manifests, in order: with both entries, or NULL for the one
+ * that does not have it. Below 0 it ends the merging. 0; -EINVAL when the two are not of the same
+ * subtree, digest and options; or the error of a reader or of @visit. */
+typedef int (*manifest_visitor)(
+	void *ctx, const struct manifest_entry *here, const struct manifest_entry *there);
+int manifest_merge(struct manifest_reader *here, struct manifest_reader *there,
+	manifest_visitor visit, void *ctx);
+
 /*
  * Merges two manifests and calls @report with each path and word of what differs: "only here" (in
- * @here), "only there", "type", "size", "content", "target", "device", "mode", "owner", "mtime",
- * "xattrs", "hard links". After "type" the others are not looked at, after "size" not the content.
- * *ret_count is the number of reports. 0; -EINVAL when the two are not of the same subtree, digest
- * and options; or the error of a reader.
+ * @here), "only there", or manifest_difference_name(). *ret_count is the number of reports. As
+ * manifest_merge().
  */
 int manifest_compare(struct manifest_reader *here, struct manifest_reader *there,
 	void (*report)(void *ctx, const char *path, const char *what), void *ctx,

@@ -264,6 +264,81 @@ int manifest_next(struct manifest_reader *m, const struct manifest_entry **ret)
 
 /* ---- comparing ---- */
 
+static bool same_digest(const uint8_t *a, uint8_t a_len, const uint8_t *b, uint8_t b_len)
+{
+	return a_len == b_len && memcmp(a, b, a_len) == 0;
+}
+
+unsigned manifest_differences(const struct manifest_entry *a, const struct manifest_entry *b)
+{
+	unsigned d = 0;
+
+	if ((a->mode & S_IFMT) != (b->mode & S_IFMT))
+		return MANIFEST_TYPE;
+	if (a->size != b->size)
+		d |= MANIFEST_SIZE;
+	else if (!same_digest(a->content, a->content_len, b->content, b->content_len))
+		d |= MANIFEST_CONTENT;
+	if (strcmp(a->target, b->target) != 0)
+		d |= MANIFEST_TARGET;
+	if (a->rdev != b->rdev)
+		d |= MANIFEST_DEVICE;
+	if (a->mode != b->mode)
+		d |= MANIFEST_MODE;
+	if (a->uid != b->uid || a->gid != b->gid)
+		d |= MANIFEST_OWNER;
+	if (a->mtime != b->mtime)
+		d |= MANIFEST_MTIME;
+	if (!same_digest(a->xattrs, a->xattrs_len, b->xattrs, b->xattrs_len))
+		d |= MANIFEST_XATTRS;
+	if (strcmp(a->link, b->link) != 0)
+		d |= MANIFEST_LINKS;
+	return d;
+}
+
+const char *manifest_difference_name(unsigned bit)
+{
+	static const char *const names[] = {"type", "size", "content", "target", "device", "mode",
+		"owner", "mtime", "xattrs", "hard links"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		if (bit == 1u << i)
+			return names[i];
+	return "?";
+}
+
+static int advance(struct manifest_reader *m, const struct manifest_entry **entry)
+{
+	int r = manifest_next(m, entry);
+
+	if (r == 0)
+		*entry = NULL;
+	return r < 0 ? r : 0;
+}
+
+int manifest_merge(struct manifest_reader *here, struct manifest_reader *there,
+	manifest_visitor visit, void *ctx)
+{
+	const struct manifest_entry *a, *b;
+	int r, order;
+
+	if (strcmp(here->root, there->root) != 0 || here->flags != there->flags ||
+		strcmp(here->digest_name, there->digest_name) != 0)
+		return -EINVAL;
+	r = advance(here, &a);
+	if (r == 0)
+		r = advance(there, &b);
+	while (r == 0 && (a || b)) {
+		order = !a ? 1 : !b ? -1 : manifest_path_compare(a->path, b->path);
+		r = visit(ctx, order <= 0 ? a : NULL, order >= 0 ? b : NULL);
+		if (r == 0 && order <= 0)
+			r = advance(here, &a);
+		if (r == 0 && order >= 0)
+			r = advance(there, &b);
+	}
+	return r;
+}
+
 struct comparison {
 	void (*report)(void *ctx, const char *path, const char *what);
 	void *ctx;
@@ -276,62 +351,18 @@ static void found(struct comparison *c, const char *path, const char *what)
 	c->report(c->ctx, path, what);
 }
 
-static bool same_digest(const uint8_t *a, uint8_t a_len, const uint8_t *b, uint8_t b_len)
+static int report_pair(void *ctx, const struct manifest_entry *a, const struct manifest_entry *b)
 {
-	return a_len == b_len && memcmp(a, b, a_len) == 0;
-}
+	struct comparison *c = ctx;
+	unsigned d = a && b ? manifest_differences(a, b) : 0;
 
-static void compare_entries(
-	struct comparison *c, const struct manifest_entry *a, const struct manifest_entry *b)
-{
-	const char *path = a->path;
-
-	if ((a->mode & S_IFMT) != (b->mode & S_IFMT)) {
-		found(c, path, "type");
-		return;
-	}
-	if (a->size != b->size)
-		found(c, path, "size");
-	else if (!same_digest(a->content, a->content_len, b->content, b->content_len))
-		found(c, path, "content");
-	if (strcmp(a->target, b->target) != 0)
-		found(c, path, "target");
-	if (a->rdev != b->rdev)
-		found(c, path, "device");
-	if (a->mode != b->mode)
-		found(c, path, "mode");
-	if (a->uid != b->uid || a->gid != b->gid)
-		found(c, path, "owner");
-	if (a->mtime != b->mtime)
-		found(c, path, "mtime");
-	if (!same_digest(a->xattrs, a->xattrs_len, b->xattrs, b->xattrs_len))
-		found(c, path, "xattrs");
-	if (strcmp(a->link, b->link) != 0)
-		found(c, path, "hard links");
-}
-
-/* One step of the merge; NULL for a stream that has ended. Below 0: @a comes first. */
-static int merge_step(
-	struct comparison *c, const struct manifest_entry *a, const struct manifest_entry *b)
-{
-	int order = !a ? 1 : !b ? -1 : manifest_path_compare(a->path, b->path);
-
-	if (order < 0)
+	if (!b)
 		found(c, a->path, "only here");
-	else if (order > 0)
+	else if (!a)
 		found(c, b->path, "only there");
-	else
-		compare_entries(c, a, b);
-	return order;
-}
-
-static int advance(struct manifest_reader *m, const struct manifest_entry **entry)
-{
-	int r = manifest_next(m, entry);
-
-	if (r == 0)
-		*entry = NULL;
-	return r < 0 ? r : 0;
+	for (; d; d &= d - 1)
+		found(c, a->path, manifest_difference_name(d & -d));
+	return 0;
 }
 
 int manifest_compare(struct manifest_reader *here, struct manifest_reader *there,
@@ -339,22 +370,8 @@ int manifest_compare(struct manifest_reader *here, struct manifest_reader *there
 	uint64_t *ret_count)
 {
 	struct comparison c = {.report = report, .ctx = ctx};
-	const struct manifest_entry *a, *b;
-	int r, order;
+	int r = manifest_merge(here, there, report_pair, &c);
 
-	if (strcmp(here->root, there->root) != 0 || here->flags != there->flags ||
-		strcmp(here->digest_name, there->digest_name) != 0)
-		return -EINVAL;
-	r = advance(here, &a);
-	if (r == 0)
-		r = advance(there, &b);
-	while (r == 0 && (a || b)) {
-		order = merge_step(&c, a, b);
-		if (order <= 0)
-			r = advance(here, &a);
-		if (r == 0 && order >= 0)
-			r = advance(there, &b);
-	}
 	if (r < 0)
 		return r;
 	*ret_count = c.count;

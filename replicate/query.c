@@ -2,8 +2,10 @@
 
 /*
  * Frames: WIRE_REQUEST in both directions.
- *     request: u64 id, string path, string digest, u8 one_level
- *     reply:   u64 id, u8 state (0 working, 1 done, 2 failed), u32 errno, u64 entries
+ *     request: u64 id, string path, string digest, u8 one_level, u8 without_content, u8
+ *              settle
+ *     reply:   u64 id, u8 state (0 working, 1 done, 2 failed), u32 errno, u64 entries, u64 bytes
+ *              read
  */
 
 #include "query.h"
@@ -20,10 +22,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 
 #define REQUEST_MAX 8192
 #define PROGRESS_MS 500
 #define POLL_MS 100
+#define SETTLE_POLL_MS 10
 /* An answerer that says nothing for so long is given up. */
 #define SILENCE_MS 15000
 
@@ -33,7 +37,7 @@ struct request {
 	uint64_t id;
 	char *path;   /* owned */
 	char *digest; /* owned */
-	bool one_level;
+	bool one_level, without_content, settle;
 };
 
 struct answerer {
@@ -68,6 +72,8 @@ static int parse_request(const void *data, size_t len, struct request *ret)
 	ret->path = reader_string(&r, TANDEMFS_PATH_MAX);
 	ret->digest = reader_string(&r, 64);
 	ret->one_level = reader_u8(&r) != 0;
+	ret->without_content = reader_u8(&r) != 0;
+	ret->settle = reader_u8(&r) != 0;
 	e = reader_error(&r);
 	if (e == 0 && confine_check(ret->path, true) < 0)
 		e = -EBADMSG;
@@ -78,7 +84,8 @@ static int parse_request(const void *data, size_t len, struct request *ret)
 
 /* ---- the answerer ---- */
 
-static void tell(struct answerer *a, enum reply_state state, int error, uint64_t entries)
+static void tell(
+	struct answerer *a, enum reply_state state, int error, uint64_t entries, uint64_t bytes)
 {
 	_cleanup_buf_ struct buf b = {0};
 	char name[64];
@@ -89,6 +96,7 @@ static void tell(struct answerer *a, enum reply_state state, int error, uint64_t
 	buf_put_u8(&b, (uint8_t)state);
 	buf_put_u32(&b, (uint32_t)-error);
 	buf_put_u64(&b, entries);
+	buf_put_u64(&b, bytes);
 	wire_end(&b, start);
 	(void)snprintf(name, sizeof(name), "%s.reply", a->id);
 	e = buf_error(&b);
@@ -103,11 +111,10 @@ static int tell_progress(void *ctx, uint64_t entries, uint64_t bytes)
 {
 	struct answerer *a = ctx;
 
-	(void)bytes;
 	if (atomic_load(&a->replica->closing))
 		return -ECANCELED;
 	if (clock_mono_ms() - a->told_ms >= PROGRESS_MS)
-		tell(a, REPLY_WORKING, 0, entries);
+		tell(a, REPLY_WORKING, 0, entries, bytes);
 	return 0;
 }
 
@@ -115,6 +122,7 @@ static int write_manifest(struct answerer *a)
 {
 	struct manifest_options options = {.digest = a->request.digest,
 		.one_level = a->request.one_level,
+		.without_content = a->request.without_content,
 		.progress = tell_progress,
 		.ctx = a};
 	struct manifest_sink sink = {.put = manifest_put_fd};
@@ -130,14 +138,46 @@ static int write_manifest(struct answerer *a)
 	return manifest_write(a->replica->root, a->request.path, &options, &sink);
 }
 
+/* The peer that asks, when we write to it as well. */
+static struct peer *asking_peer(const struct answerer *a)
+{
+	struct replica *r = a->replica;
+
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (r->peers[i].known && strcmp(r->peers[i].node.id, a->id) == 0)
+			return &r->peers[i];
+	return NULL;
+}
+
+/* Until the asker has all that was done here before the manifest was written: what it then does not
+ * find is not just under way. What it cannot apply is not waited for. */
+static void settle(struct answerer *a)
+{
+	struct replica *r = a->replica;
+	const struct peer *p = asking_peer(a);
+	uint64_t head = replica_head(r);
+
+	for (unsigned turn = 0; p && !atomic_load(&r->closing); turn++) {
+		struct timespec pause = {.tv_nsec = SETTLE_POLL_MS * 1000000};
+
+		if (peer_has_or_cannot(p, head))
+			return;
+		if (turn % (PROGRESS_MS / SETTLE_POLL_MS) == 0) /* a sign of life */
+			tell(a, REPLY_WORKING, 0, 0, turn);
+		(void)nanosleep(&pause, NULL);
+	}
+}
+
 static void *answer_thread(void *arg)
 {
 	struct answerer *a = arg;
 	int e;
 
-	tell(a, REPLY_WORKING, 0, 0);
+	tell(a, REPLY_WORKING, 0, 0, 0);
 	e = write_manifest(a);
-	tell(a, e < 0 ? REPLY_FAILED : REPLY_DONE, e, 0);
+	if (e == 0 && a->request.settle)
+		settle(a);
+	tell(a, e < 0 ? REPLY_FAILED : REPLY_DONE, e, 0, 0);
 	atomic_store(&a->running, false);
 	return NULL;
 }
@@ -179,7 +219,7 @@ static void start_answer(struct answerer *a, struct request *q)
 	a->started = e == 0;
 	if (e < 0) {
 		atomic_store(&a->running, false);
-		tell(a, REPLY_FAILED, e, 0);
+		tell(a, REPLY_FAILED, e, 0, 0);
 	}
 }
 
@@ -217,6 +257,8 @@ static int put_request(struct peer *p, struct remote *remote, const struct query
 	buf_put_string(&b, q->path);
 	buf_put_string(&b, q->digest);
 	buf_put_u8(&b, q->one_level);
+	buf_put_u8(&b, q->without_content);
+	buf_put_u8(&b, q->settle);
 	wire_end(&b, start);
 	if (buf_error(&b) < 0 || asprintf(&path, "%s/" TANDEMFS_DIR "/in/%s/request",
 					 p->config->path, p->replica->node.id) < 0) {
@@ -229,7 +271,7 @@ static int put_request(struct peer *p, struct remote *remote, const struct query
 struct reply {
 	enum reply_state state;
 	int error;
-	uint64_t entries;
+	uint64_t entries, bytes;
 };
 
 /* The answer's state. 0; -EAGAIN when there is none to this request yet. */
@@ -251,13 +293,14 @@ static int get_reply(struct remote *remote, const char *path, uint64_t id, struc
 	ret->state = reader_u8(&r);
 	ret->error = -(int)reader_u32(&r);
 	ret->entries = reader_u64(&r);
+	ret->bytes = reader_u64(&r);
 	return reader_error(&r);
 }
 
 static int wait_for_reply(struct remote *remote, const char *path, uint64_t id,
 	int (*progress)(void *ctx, uint64_t entries), void *ctx)
 {
-	uint64_t heard_ms = clock_mono_ms(), entries = UINT64_MAX;
+	uint64_t heard_ms = clock_mono_ms(), heard = UINT64_MAX;
 
 	for (;;) {
 		struct reply reply = {0};
@@ -269,8 +312,8 @@ static int wait_for_reply(struct remote *remote, const char *path, uint64_t id,
 			return 0;
 		if (e == 0 && reply.state == REPLY_FAILED)
 			return reply.error < 0 ? reply.error : -EIO;
-		if (e == 0 && reply.entries != entries) {
-			entries = reply.entries;
+		if (e == 0 && reply.entries + reply.bytes != heard) {
+			heard = reply.entries + reply.bytes;
 			heard_ms = clock_mono_ms();
 		}
 		if (clock_mono_ms() - heard_ms > SILENCE_MS)

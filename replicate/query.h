@@ -29,7 +29,8 @@ void answerer_turn(struct answerer *a);
 struct query {
 	const char *path;   /* subtree */
 	const char *digest; /* OpenSSL's name */
-	bool one_level;
+	bool one_level, without_content;
+	bool settle; /* answered once the asker has all that was done there before */
 };
 
 /* Asks the peer over @remote (connected, the caller's) and waits for the answer; then *ret is its

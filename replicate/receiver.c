@@ -315,6 +315,7 @@ static int apply_buffer(struct receiver *v, unsigned *done)
 		if (*done % ACK_EVERY == 0) {
 			show(v);
 			receiver_acknowledge(v);
+			answerer_turn(v->answerer);
 		}
 		if (atomic_load(&v->replica->closing))
 			return -EAGAIN;

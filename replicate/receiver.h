@@ -98,13 +98,6 @@ int resolve(struct receiver *v, struct op *op, const struct position *seen, bool
 
 /* ---- restate.c ---- */
 
-/* Journals what stands at @path, with @deep also all below it, for the peer: what it has there
- * gives way. The tree is locked in TREE_RENAME mode. */
-int restate(struct replica *r, const char *path, bool deep);
-
-/* The same of the mtime alone. */
-int restate_time(struct replica *r, const char *path);
-
 /* Carries out an OP_ASK of the peer. */
 int restate_answer(struct receiver *v, const struct op *op, const struct position *seen);
 

@@ -571,6 +571,8 @@ static int mark_appended(struct replica *r, struct op *op)
 	(void)pthread_mutex_unlock(&r->lock);
 	if (e < 0)
 		return e;
+	if (!(op->flags & OP_FORCE))
+		touched_add(r->touched, op);
 	if (op->type == OP_CREATE || op->type == OP_DIRTY)
 		return mark_dirty(r, op);
 	note_pending(r, op);
@@ -857,6 +859,8 @@ static struct replica *allocate(void)
 	r->control = r->scratch = r->acks = r->spool = r->state = -1;
 	r->make_remote = make_sftp;
 	(void)pthread_mutex_init(&r->lock, NULL);
+	(void)pthread_mutex_init(&r->survey_lock, NULL);
+	(void)pthread_mutex_init(&r->resync_lock, NULL);
 	(void)pthread_condattr_init(&attr);
 	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	(void)pthread_cond_init(&r->changed, &attr);
@@ -903,11 +907,15 @@ static int open_all(struct replica *r, char **ret_error)
 		return say(ret_error, e, "cannot make %s/" TANDEMFS_DIR "/" VAULT_DIR ": %s",
 			r->config.backing, strerror(-e));
 	r->unseen = unseen_new();
-	e = r->unseen ? make_peers(r) : -ENOMEM;
+	r->touched = touched_new();
+	e = r->unseen && r->touched ? make_peers(r) : -ENOMEM;
 	if (e == 0)
 		e = open_journal(r, ret_error);
 	if (e == 0)
 		e = inbound_new(r, &r->inbound);
+	if (e == 0)
+		e = resync_open(r);
+	r->opened = e == 0;
 	return e;
 }
 
@@ -958,6 +966,10 @@ int replica_start(struct replica *r, const struct replica_hooks *hooks)
 		e = -pthread_create(&p->thread, NULL, sender_thread, p);
 		p->thread_started = e == 0;
 	}
+	if (e == 0 && r->n_peers) {
+		e = -pthread_create(&r->resync_thread, NULL, resync_thread, r);
+		r->resync_started = e == 0;
+	}
 	return e;
 }
 
@@ -967,6 +979,8 @@ static void stop_threads(struct replica *r)
 	(void)pthread_mutex_lock(&r->lock);
 	(void)pthread_cond_broadcast(&r->changed);
 	(void)pthread_mutex_unlock(&r->lock);
+	if (r->resync_started)
+		(void)pthread_join(r->resync_thread, NULL);
 	for (size_t i = 0; i < r->n_peers; i++) {
 		struct peer *p = &r->peers[i];
 
@@ -1021,6 +1035,7 @@ static void free_tables(struct replica *r)
 		free(o);
 	}
 	unseen_free(r->unseen);
+	touched_free(r->touched);
 	pairings_clear(&r->pairings);
 }
 
@@ -1052,6 +1067,8 @@ void replica_close(struct replica *r)
 	free_peers(r);
 	if (r->journal)
 		journal_close(r->journal);
+	if (r->opened)
+		resync_close(r);
 	changes_close(r->changes);
 	vault_close(r->vault);
 	tree_free(r->tree);
@@ -1064,5 +1081,7 @@ void replica_close(struct replica *r)
 	free_config(&r->config);
 	(void)pthread_cond_destroy(&r->changed);
 	(void)pthread_mutex_destroy(&r->lock);
+	(void)pthread_mutex_destroy(&r->survey_lock);
+	(void)pthread_mutex_destroy(&r->resync_lock);
 	free(r);
 }

@@ -209,6 +209,7 @@ struct peer_status {
 	uint64_t applied_ops; /* of its operations, since the start */
 	char *waiting; /* op that cannot be applied here and is tried again, with errno's text; NULL
 			*/
+	char *resync;  /* what the reconciler does or waits for, a sentence; NULL: nothing */
 };
 
 struct replica_status {
@@ -245,5 +246,22 @@ struct replica_difference {
 };
 int replica_verify(struct replica *r, void (*report)(void *ctx, const struct replica_difference *d),
 	bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, char **ret_error);
+
+/*
+ * Makes the tree here and each active peer's equal again, when their journals cannot: what only one
+ * side has goes to the other, of two versions the newer stays and the other is kept in the vault;
+ * nothing is deleted but what a journal says was deleted. Both mounts may be in use. With @dry_run
+ * nothing is done. @report (may be NULL) is called for each name, @progress as for replica_verify,
+ * with what is done at present ("comparing", ...). Returns the number of names that differed,
+ * -EBUSY when it is under way already, or -errno; *ret_error as for replica_open.
+ */
+struct replica_repair {
+	const char *peer, *path;
+	const char *action; /* "sent", "fetched", ... */
+};
+int replica_resync(struct replica *r, bool dry_run,
+	void (*report)(void *ctx, const struct replica_repair *d),
+	bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total), void *ctx,
+	char **ret_error);
 
 #endif

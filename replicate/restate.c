@@ -309,6 +309,45 @@ int restate(struct replica *r, const char *path, bool deep)
 	return e < 0 ? e : say_times_above(r, path);
 }
 
+/* ---- for the reconciler ---- */
+
+int restate_name(struct replica *r, const char *path)
+{
+	struct op op = {.type = OP_CONTENT, .flags = OP_WHOLE | OP_FORCE, .path = (char *)path};
+	struct stat st;
+	int e = confine_stat(r->root, path, &st);
+
+	if (e == -ENOENT || e == -ENOTDIR)
+		return say_nothing(r, path);
+	if (e < 0 || !S_ISREG(st.st_mode))
+		return e < 0 ? e : say_it(r, path, &st, false);
+	e = fid_of_path(r->root, path, &op.fid);
+	return e < 0 ? e : replica_say(r, &op);
+}
+
+int restate_link(struct replica *r, const char *first, const char *path)
+{
+	struct op op = {
+		.type = OP_LINK, .flags = OP_FORCE, .path = (char *)first, .path2 = (char *)path};
+
+	op.time = parent_time(r, path);
+	return replica_say(r, &op);
+}
+
+int restate_attributes(struct replica *r, const char *path)
+{
+	struct stat st;
+	struct op op;
+	int e = confine_stat(r->root, path, &st);
+
+	if (e < 0)
+		return e;
+	op = forced(OP_SETATTR, path, &st);
+	op.mask |= OP_MTIME;
+	op.mtime = (int64_t)mtime_of(&st);
+	return say_at(r, &op);
+}
+
 /* ---- answers ---- */
 
 /* What stands at the name itself is told as well when our renames, which the one who asked had not

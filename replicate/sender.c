@@ -217,6 +217,8 @@ static int check_node(struct sender *s, const struct node_identity *node, char *
 	if (e < 0)
 		return say(ret_error, e, "cannot remember the pairing with %s: %s", node->name,
 			strerror(-e));
+	if (!known && r->threaded && strcmp(r->node.id, node->id) < 0)
+		(void)resync_need(p, RESYNC_PAIRING); /* it says what is wrong */
 	if (!known)
 		log_notice("paired with %s (%s) at %s", node->name, node->id, p->config->url);
 	return 0;
@@ -469,13 +471,18 @@ static void publish_position(struct sender *s)
 {
 	struct peer *p = s->peer;
 	struct position now = effective_position(s);
-	bool moved, in_sync = false;
+	bool moved, in_sync = false, differs = resync_is_due(p);
 
 	if (s->catching_up && s->at_end && !s->catch_up_known) {
 		s->catch_up_to = s->passed;
 		s->catch_up_known = true;
 	}
-	if (s->catching_up && s->catch_up_known && now.high >= s->catch_up_to && !s->n_deferred) {
+	if (!s->catching_up && differs) {
+		s->catching_up = true;
+		peer_set_state(p, PEER_CATCHING_UP, NULL);
+	}
+	if (s->catching_up && s->catch_up_known && now.high >= s->catch_up_to && !s->n_deferred &&
+		!differs) {
 		s->catching_up = false;
 		in_sync = true;
 	}

@@ -97,6 +97,7 @@ static void fill_peer_locked(struct replica *r, const struct peer *p, struct pee
 	s->error = copy(p->error);
 	if (!s->error && p->stuck_seq && asprintf(&s->error, "it cannot apply: %s", p->problem) < 0)
 		s->error = NULL;
+	s->resync = resync_text_locked(p);
 	s->sent_ops = p->sent_ops;
 	s->sent_bytes = p->sent_bytes;
 	fill_lag_locked(r, p, s);
@@ -140,6 +141,7 @@ void replica_status_clear(struct replica_status *s)
 		free(s->peers[i].node_id);
 		free(s->peers[i].error);
 		free(s->peers[i].waiting);
+		free(s->peers[i].resync);
 	}
 	free(s->peers);
 	free(s->node);

@@ -10,22 +10,19 @@
  */
 
 #include "plain_verify.h"
-#include "query.h"
+#include "survey.h"
 
 #include "base/cleanup.h"
 #include "base/confine.h"
 #include "base/log.h"
-#include "manifest.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 
 #define ROUNDS 3
 /* With more directories than this the whole tree is compared again. */
 #define AGAIN_MAX 64
 #define SETTLE_MS 5000
-#define READ_BYTES (128u << 10)
 
 struct finding {
 	char *path; /* owned */
@@ -39,12 +36,7 @@ struct findings {
 };
 
 struct verify {
-	struct replica *replica;
-	struct peer *peer;
-	struct remote *remote;
-	bool (*progress)(void *ctx, uint64_t done, uint64_t total);
-	void *ctx;
-	uint64_t entries_here;
+	struct survey survey;
 	struct findings found;
 };
 
@@ -86,112 +78,30 @@ static bool has_finding(const struct findings *f, const struct finding *x)
 
 /* ---- one comparison ---- */
 
-static int go_on(struct verify *v, uint64_t done, uint64_t total)
+static int compare_readers(void *ctx, struct manifest_reader *here, struct manifest_reader *there)
 {
-	if (v->progress && !v->progress(v->ctx, done, total))
-		return -ECANCELED;
-	return atomic_load(&v->replica->closing) ? -ECANCELED : 0;
-}
-
-static int count_here(void *ctx, uint64_t entries, uint64_t bytes)
-{
-	struct verify *v = ctx;
-
-	(void)bytes;
-	v->entries_here = entries;
-	return go_on(v, entries, 0);
-}
-
-static int count_there(void *ctx, uint64_t entries)
-{
-	struct verify *v = ctx;
-
-	return go_on(v, entries, v->entries_here);
-}
-
-struct remote_stream {
-	struct remote *remote;
-	struct remote_file *file;
-	uint64_t offset;
-};
-
-static int get_remote(void *ctx, void *dst, size_t size, size_t *ret_len)
-{
-	struct remote_stream *s = ctx;
-	size_t len = size < READ_BYTES ? size : READ_BYTES;
-	int e = s->remote->ops->read_start(s->file, s->offset, len);
-
-	while (e == 0) {
-		*ret_len = len;
-		e = s->remote->ops->read_result(s->file, dst, ret_len);
-		if (e != -EAGAIN)
-			break;
-		e = s->remote->ops->turn(s->remote, 1000, -1);
-	}
-	if (e == 0)
-		s->offset += *ret_len;
-	return e;
-}
-
-static int write_here(struct verify *v, const struct query *q, int *ret_fd)
-{
-	struct manifest_options options = {
-		.digest = q->digest, .one_level = q->one_level, .progress = count_here, .ctx = v};
-	_cleanup_close_ int fd =
-		openat(v->replica->state, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-	struct manifest_sink sink = {.put = manifest_put_fd, .ctx = &fd};
-	int e;
-
-	if (fd < 0)
-		return -errno;
-	e = manifest_write(v->replica->root, q->path, &options, &sink);
-	if (e == 0 && lseek(fd, 0, SEEK_SET) < 0)
-		e = -errno;
-	if (e == 0)
-		*ret_fd = steal_fd(&fd);
-	return e;
-}
-
-static int compare_streams(int fd, struct remote_stream *stream, struct findings *f)
-{
-	struct manifest_source here = {.get = manifest_get_fd, .ctx = &fd};
-	struct manifest_source there = {.get = get_remote, .ctx = stream};
-	_cleanup_manifest_ struct manifest_reader *a = NULL, *b = NULL;
+	struct findings *f = ctx;
 	uint64_t count;
-	int e = manifest_reader_new(&here, &a);
+	int e = manifest_compare(here, there, add_finding, f, &count);
 
-	if (e == 0)
-		e = manifest_reader_new(&there, &b);
-	if (e == 0)
-		e = manifest_compare(a, b, add_finding, f, &count);
 	return e == 0 && f->failed ? -ENOMEM : e;
 }
 
 static int compare(struct verify *v, const char *path, bool one_level, struct findings *f)
 {
-	const char *digest = v->replica->config.verify;
-	struct query q = {.path = path,
-		.digest = strcmp(digest, "none") == 0 ? "sha256" : digest,
-		.one_level = one_level};
-	struct remote_stream stream = {.remote = v->remote};
-	_cleanup_close_ int fd = -1;
-	int closed, e = write_here(v, &q, &fd);
+	struct survey_what what = {.path = path, .one_level = one_level};
 
-	if (e == 0)
-		e = query_manifest(v->peer, v->remote, &q, count_there, v, &stream.file);
-	if (e < 0)
-		return e;
-	e = compare_streams(fd, &stream, f);
-	closed = v->remote->ops->close(stream.file);
-	return e < 0 ? e : closed;
+	return survey_take(&v->survey, &what, compare_readers, f);
 }
 
 /* ---- looking again ---- */
 
 static void settle(struct verify *v)
 {
+	struct replica *r = v->survey.replica;
+
 	/* what does not arrive in time shows as a difference, which it is */
-	(void)replica_wait_all(v->replica, replica_head(v->replica), SETTLE_MS, NULL, NULL);
+	(void)replica_wait_all(r, replica_head(r), SETTLE_MS, NULL, NULL);
 }
 
 static bool seen_before(const struct findings *f, size_t at, size_t len)
@@ -275,15 +185,15 @@ static int go_on_plain(void *ctx, uint64_t done)
 {
 	struct verify *v = ctx;
 
-	return done % 64 ? 0 : go_on(v, done, 0);
+	return done % 64 ? 0 : survey_go_on(&v->survey, done, 0);
 }
 
 /* What differs may be on its way: each path is looked at once more. */
 static int verify_plain(struct verify *v)
 {
-	struct plain_verify p = {.root = v->replica->root,
-		.remote = v->remote,
-		.there = v->peer->config->path,
+	struct plain_verify p = {.root = v->survey.replica->root,
+		.remote = v->survey.remote,
+		.there = v->survey.peer->config->path,
 		.found = take_finding,
 		.go_on = go_on_plain,
 		.ctx = v};
@@ -310,7 +220,7 @@ static int verify_plain(struct verify *v)
 		if (v->found.list[i].path)
 			v->found.list[n++] = v->found.list[i];
 	v->found.n = n;
-	return e < 0 ? e : go_on(v, p.done, p.done);
+	return e < 0 ? e : survey_go_on(&v->survey, p.done, p.done);
 }
 
 /* ---- one peer ---- */
@@ -322,35 +232,29 @@ static int verify_connected(struct verify *v)
 
 	settle(v);
 	e = compare(v, "", false, &v->found);
-	total = v->entries_here;
+	total = v->survey.entries;
 	for (unsigned round = 1; round < ROUNDS && e == 0 && v->found.n > 0; round++)
 		e = look_again(v);
-	return e < 0 ? e : go_on(v, total, total);
+	return e < 0 ? e : survey_go_on(&v->survey, total, total);
 }
 
 static int verify_peer(struct verify *v, char **ret_error)
 {
-	const char *url = v->peer->config->url;
+	struct peer *p = v->survey.peer;
 	bool plain;
 	int e;
 
-	(void)pthread_mutex_lock(&v->replica->lock);
-	plain = v->peer->is_plain;
-	(void)pthread_mutex_unlock(&v->replica->lock);
-	if (!v->peer->known && !plain)
-		return say(ret_error, -ENOTCONN,
-			"%s was never reached: see `tandemfs status` for the reason", url);
-	e = v->replica->make_remote(v->replica, v->peer, &v->remote);
+	(void)pthread_mutex_lock(&p->replica->lock);
+	plain = p->is_plain;
+	(void)pthread_mutex_unlock(&p->replica->lock);
+	e = survey_begin(&v->survey, ret_error);
 	if (e < 0)
 		return e;
-	e = v->remote->ops->connect(v->remote, ret_error);
-	if (e == 0) {
-		e = plain ? verify_plain(v) : verify_connected(v);
-		if (e < 0)
-			(void)say(ret_error, e, "comparing with %s: %s%s", url, strerror(-e),
-				e == -ETIMEDOUT && !plain ? " (does tandemfs run there?)" : "");
-	}
-	v->remote->ops->free(v->remote);
+	e = plain ? verify_plain(v) : verify_connected(v);
+	if (e < 0)
+		(void)say(ret_error, e, "comparing with %s: %s%s", p->config->url, strerror(-e),
+			e == -ETIMEDOUT && !plain ? " (does tandemfs run there?)" : "");
+	survey_end(&v->survey);
 	return e;
 }
 
@@ -358,11 +262,11 @@ static void report_all(
 	struct verify *v, void (*report)(void *ctx, const struct replica_difference *d))
 {
 	for (size_t i = 0; i < v->found.n; i++) {
-		struct replica_difference d = {.peer = peer_label(v->peer),
+		struct replica_difference d = {.peer = peer_label(v->survey.peer),
 			.path = v->found.list[i].path,
 			.what = v->found.list[i].what};
 
-		report(v->ctx, &d);
+		report(v->survey.ctx, &d);
 	}
 }
 
@@ -373,8 +277,10 @@ int replica_verify(struct replica *r, void (*report)(void *ctx, const struct rep
 
 	*ret_error = NULL;
 	for (size_t i = 0; i < r->n_peers; i++) {
-		struct verify v = {
-			.replica = r, .peer = &r->peers[i], .progress = progress, .ctx = ctx};
+		struct verify v = {.survey = {.replica = r,
+					   .peer = &r->peers[i],
+					   .progress = progress,
+					   .ctx = ctx}};
 		int e = verify_peer(&v, ret_error);
 
 		if (e == 0) {

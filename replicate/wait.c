@@ -30,6 +30,18 @@ static bool is_stuck_locked(const struct peer *p, uint64_t seq)
 	return p->stuck_seq && p->stuck_seq <= seq && position_is_missing(&p->applied, seq);
 }
 
+bool peer_has_or_cannot(const struct peer *p, uint64_t seq)
+{
+	struct replica *r = p->replica;
+	bool has;
+
+	(void)pthread_mutex_lock(&r->lock);
+	has = position_contiguous(&p->applied) >= seq ||
+	      (p->stuck_seq && p->stuck_seq <= seq && p->applied.high >= seq);
+	(void)pthread_mutex_unlock(&r->lock);
+	return has;
+}
+
 bool replica_waits(const struct replica *r, enum replica_scope scope)
 {
 	if (r->n_peers == 0 || r->config.mode == MODE_ASYNC)

@@ -126,6 +126,21 @@ int replica_verify(struct replica *r, void (*report)(void *ctx, const struct rep
 	return 1;
 }
 
+int replica_resync(struct replica *r, bool dry_run,
+	void (*report)(void *ctx, const struct replica_repair *d),
+	bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total), void *ctx,
+	char **ret_error)
+{
+	const struct replica_repair d = {"web2", "a/\xe4/b", dry_run ? "to be sent" : "sent"};
+
+	(void)r;
+	(void)ret_error;
+	if (!progress(ctx, "comparing", 10, 20))
+		return -ECANCELED;
+	report(ctx, &d);
+	return 1;
+}
+
 static atomic_int dropped, kept;
 
 int replica_conflicts(struct replica *r, struct vault_entry **ret, size_t *ret_n)
@@ -335,6 +350,24 @@ static void test_verify(void **state)
 	json_decref(lines);
 }
 
+static void test_resync(void **state)
+{
+	struct fixture *f = *state;
+	json_t *lines = json_array(), *d;
+
+	assert_int_equal(client_request("/mnt", f->dir,
+				 json_pack("{s:s,s:b}", "command", "resync", "dry_run", 1), 20,
+				 take_line, lines),
+		EXIT_NO);
+	d = json_object_get(json_array_get(lines, 0), "progress");
+	assert_string_equal(json_string_value(json_object_get(d, "phase")), "comparing");
+	d = json_object_get(json_array_get(lines, 1), "repair");
+	assert_string_equal(json_string_value(json_object_get(d, "action")), "to be sent");
+	assert_string_equal(json_string_value(json_object_get(d, "path")), "a/\\xe4/b");
+	json_decref(lines);
+	answered(f, "{\"command\":\"resync\"}", 0, "");
+}
+
 static void test_conflicts(void **state)
 {
 	struct fixture *f = *state;
@@ -518,6 +551,7 @@ int main(void)
 		test(test_status),
 		test(test_wait),
 		test(test_verify),
+		test(test_resync),
 		test(test_conflicts),
 		test(test_bytes_of_a_conflict),
 		test(test_stop),
