@@ -653,7 +653,25 @@ static int tell_followed(struct attempt *a)
 	return restate(a->v->replica, path, false);
 }
 
-/* Decides. With @unknown the peer does not know that there is anything to ask: it is told. */
+/* The peer is told before the number counts as carried out: a crash between makes the op come
+ * again. */
+static int apply_and_tell(struct attempt *a, bool apply)
+{
+	int e = apply ? incoming_step(a->v, a->op) : 0;
+
+	if (e == 0) {
+		touch_names(a);
+		e = tell(a, a->path, a->op->path, false);
+	}
+	if (e == 0 && a->path2 && (a->type == OP_RENAME || a->type == OP_LINK))
+		e = tell(a, a->path2, a->op->path2, true);
+	if (e == 0)
+		e = tell_followed(a);
+	return e < 0 ? e : pass_over(a);
+}
+
+/* Decides. With @unknown the peer does not know that there is anything to ask. Nor can it know what
+ * a name was given to that it had taken from a version that lost. */
 static int decide(struct attempt *a, bool unknown)
 {
 	bool apply;
@@ -663,17 +681,15 @@ static int decide(struct attempt *a, bool unknown)
 	e = resolve(a->v, a->op, a->seen, a->flags & OP_FORCE, &apply);
 	if (e == 0 && apply)
 		e = hold_time(a);
-	if (e == 0)
+	if (e < 0)
+		return e;
+	if (unknown || a->type == OP_RENAME || a->type == OP_LINK)
+		e = apply_and_tell(a, apply);
+	else
 		e = apply ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);
 	if (e == 0 && !apply)
 		drop_content(a);
-	/* It cannot know what a name was given to that it had taken from a version that lost. */
-	if (e < 0 || !(unknown || a->type == OP_RENAME || a->type == OP_LINK))
-		return e;
-	e = tell(a, a->path, a->op->path, false);
-	if (e == 0 && a->path2 && (a->type == OP_RENAME || a->type == OP_LINK))
-		e = tell(a, a->path2, a->op->path2, true);
-	return e < 0 ? e : tell_followed(a);
+	return e;
 }
 
 static int settle_conflict(struct attempt *a, bool drift)

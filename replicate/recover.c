@@ -489,8 +489,9 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 		}
 		return abort_record(r, d);
 	}
+	/* that the directory is there does not say that it was given its attributes */
 	if (d->kind == JOURNAL_REMOTE)
-		return 0;
+		return d->op.type == OP_MKDIR ? apply_again(r, &d->op) : 0;
 	settle_dirty(r, &d->op);
 	replica_touch_parents(r, &d->op, (uint64_t[2]){d->op.time, d->op.time});
 	return d->op.type == OP_CREATE ? add_dirty(r, d->seq, &d->op) : 0;
