@@ -248,6 +248,8 @@ const char *peer_label(const struct peer *p);
 int restate(struct replica *r, const char *path, bool deep);
 /* Of this name the mtime alone. */
 int restate_time(struct replica *r, const char *path);
+/* What restate() says, of the other names of the file at @path, whose state is @st. */
+int restate_others(struct replica *r, const char *path, const struct stat *st);
 /* Only this name, and of a file only this one of its names. */
 int restate_name(struct replica *r, const char *path);
 /* That it is one inode with @first. */

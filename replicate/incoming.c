@@ -758,6 +758,20 @@ static int spare_writer(struct attempt *a, const struct unseen_relation *rel, bo
 	return *ret_spare ? 0 : keep_version(v->replica, &k);
 }
 
+/* The answer takes one of several names of a file away. What the others contain by now came by that
+ * name, and the one who decides has perhaps not taken it. */
+static int part_links(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+	const char *path = taken_name(a, rel);
+	struct stat st;
+
+	if (!path || decides(a->v) || confine_stat(r->root, path, &st) < 0 ||
+		!S_ISREG(st.st_mode) || st.st_nlink < 2)
+		return 0;
+	return restate_others(r, path, &st);
+}
+
 static int apply_forced(struct attempt *a)
 {
 	struct replica *r = a->v->replica;
@@ -771,6 +785,8 @@ static int apply_forced(struct attempt *a)
 		e = -ECANCELED;
 	if (e == 0)
 		e = spare_writer(a, &rel, &spare);
+	if (e == 0 && !spare)
+		e = part_links(a, &rel);
 	if (e == 0 && !spare)
 		e = make_way(a);
 	if (e == 0 && !spare)

@@ -64,6 +64,15 @@ static uint64_t version_at(struct replica *r, const char *path, const struct fid
 	return seq ?: journal_head(r->journal);
 }
 
+/* A file with other names goes on under these. */
+static bool is_linked(struct replica *r, const char *name, const struct fid *fid)
+{
+	struct stat st;
+
+	return fstatat(vault_dir(r->vault), name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       st.st_ino == fid->ino;
+}
+
 static int make_safe(struct replica *r, const char *path, const struct fid *fid)
 {
 	(void)pthread_mutex_lock(&r->lock);
@@ -92,7 +101,7 @@ int keep_version(struct replica *r, const struct keep *k)
 	err = vault_keep(r->vault, r->root, k->path, k->leaves, &e);
 	if (err == 0)
 		err = keep_tell(r, e.name);
-	if (err == 0 && dirty && k->leaves)
+	if (err == 0 && dirty && k->leaves && is_linked(r, e.name, &fid))
 		err = note_orphan(r, dirty, &fid, e.name);
 	return err < 0 ? err : make_safe(r, k->path, &fid);
 }

@@ -52,11 +52,11 @@ struct plain_state {
 	uint64_t next;      /* the marker may already have this one */
 	uint64_t applied;   /* every op up to here is there */
 	uint64_t attempted; /* none above has been begun; UINT64_MAX: any in the journal may be */
-	/* While the trees are compared: the first op that may not be in them as they were found when
-	 * the comparison began for the first time; 0: they are not being compared. */
+	/* While the trees are compared: the first op that may not be in them as they were found
+	 * when the comparison began for the first time; 0: they are not being compared. */
 	uint64_t scan_from;
-	bool synced;        /* the trees were compared, and nothing was lost since */
-	bool met;           /* they were compared once */
+	bool synced; /* the trees were compared, and nothing was lost since */
+	bool met;    /* they were compared once */
 	uint64_t counts[PLAIN_COUNTS];
 };
 
