@@ -2,8 +2,9 @@
 
 /*
  * Changes of the tree here that no record of the journal names, since they are steps in the
- * resolution of a conflict: for plain peers each becomes a JOURNAL_NOTE: u8 1, op
- * (OP_ENCODE_BRIEF). It is open until the step was made, so that nobody looks too early.
+ * resolution of a conflict: each becomes a JOURNAL_NOTE: u8 1, op (OP_ENCODE_BRIEF). It is open
+ * until the step was made, so that nobody looks too early. Plain peers need them, and recovery
+ * follows the renames among them.
  */
 
 #include "plain.h"
@@ -12,25 +13,12 @@
 
 #define NOTE_STEP 1
 
-static bool has_plain(struct replica *r)
-{
-	bool yes = false;
-
-	(void)pthread_mutex_lock(&r->lock);
-	for (size_t i = 0; i < r->n_peers; i++)
-		yes |= r->peers[i].is_plain;
-	(void)pthread_mutex_unlock(&r->lock);
-	return yes;
-}
-
 int plain_note_begin(struct replica *r, const struct op *op, uint64_t *ret_seq)
 {
 	_cleanup_buf_ struct buf b = {0};
 	int e;
 
 	*ret_seq = 0;
-	if (!has_plain(r))
-		return 0;
 	buf_put_u8(&b, NOTE_STEP);
 	op_encode(op, OP_ENCODE_BRIEF, &b);
 	e = buf_error(&b);

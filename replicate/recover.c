@@ -23,6 +23,7 @@
  */
 
 #include "impl.h"
+#include "plain.h"
 
 #include "base/cleanup.h"
 #include "base/confine.h"
@@ -404,6 +405,22 @@ static int first_pass(void *ctx, const struct journal_record *rec)
 	return reader_error(&src) < 0 ? -EBADMSG : add_aborted(v->r, seq);
 }
 
+/* A step in the resolution of a conflict: what it renamed is called so from then on. */
+static int take_step(struct recovery *v, const struct journal_record *rec)
+{
+	struct reader src = reader_of(rec->data, rec->len);
+	_cleanup_op_ struct op op = {0};
+	const char *why;
+	int e = plain_note_take(&src) ? op_decode(&src, OP_ENCODE_BRIEF, &op, &why) : 0;
+
+	if (e < 0 || op.type != OP_RENAME)
+		return e;
+	e = is_doubtful(v, rec->seq) ? op_applied(v->r->root, &op) : 1;
+	if (e > 0)
+		replica_moved(v->r, op.path, op.path2, op.flags & OP_EXCHANGE, true);
+	return e < 0 ? e : 0;
+}
+
 static int second_pass(void *ctx, const struct journal_record *rec)
 {
 	struct recovery *v = ctx;
@@ -420,8 +437,9 @@ static int second_pass(void *ctx, const struct journal_record *rec)
 	case JOURNAL_REMOTE:
 		return take_remote(v, rec);
 	case JOURNAL_ABORT:
-	case JOURNAL_NOTE:
 		break;
+	case JOURNAL_NOTE:
+		return take_step(v, rec);
 	}
 	return 0;
 }
