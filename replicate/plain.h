@@ -263,6 +263,11 @@ int plain_replace(struct plain *p, const char *from, const char *to);
 int plain_make_link(struct plain *p, const char *target, const char *path, const struct op *attrs);
 /* Removes whatever there is at the absolute name, with all below it: for what is ours alone. */
 int plain_remove_tree(struct plain *p, const char *there);
+/* Moves what stands at @path there into its .tandemfs/replaced; counts and logs it. */
+int plain_move_aside(struct plain *p, const char *path, const char *why);
+/* @error, of a call that the server refused, or what is behind it as far as statvfs tells:
+ * FX_FAILURE stands for nearly all of errno. */
+int plain_cause(struct plain *p, int error);
 /* The sentence for an op that cannot be done: why as far as can be found out, and what to do. */
 void plain_explain(struct plain *p, const struct op *op, int error, char **ret_text);
 /* How contents are checked: "size" or the name of a digest. */

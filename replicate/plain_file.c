@@ -582,10 +582,36 @@ int plain_remove_tree(struct plain *p, const char *there)
 	return r < 0 ? r : p->remote->ops->rmdir(p->remote, there);
 }
 
+/* ---- what is not ours to remove ---- */
+
+int plain_move_aside(struct plain *p, const char *path, const char *why)
+{
+	_cleanup_free_ char *from = plain_there(p, path), *dir = NULL, *to = NULL;
+	const char *name = strrchr(path, '/');
+	int r;
+
+	if (!from || asprintf(&dir, "%s/" TANDEMFS_DIR "/" PLAIN_ASIDE_DIR, p->root) < 0) {
+		dir = NULL;
+		return -ENOMEM;
+	}
+	if (asprintf(&to, "%s/%llu-%llu-%.200s", dir, (unsigned long long)(clock_real_ns() / 1000),
+		    (unsigned long long)++p->serial, name ? name + 1 : path) < 0) {
+		to = NULL;
+		return -ENOMEM;
+	}
+	r = p->remote->ops->mkdir(p->remote, dir, 0700);
+	if (r == 0 || r == -EEXIST)
+		r = p->remote->ops->rename(p->remote, from, to);
+	if (r < 0)
+		return r;
+	plain_count(p, PLAIN_ASIDE);
+	log_warning("%s: %s %s; it is %s now", peer_label(p->peer), path, why, to);
+	return 0;
+}
+
 /* ---- explaining ---- */
 
-/* FX_FAILURE stands for many: what statvfs tells apart. */
-static int find_cause(struct plain *p, int error)
+int plain_cause(struct plain *p, int error)
 {
 	struct statvfs v;
 
@@ -626,7 +652,7 @@ void plain_explain(struct plain *p, const struct op *op, int error, char **ret_t
 {
 	char what[512];
 
-	error = find_cause(p, error);
+	error = plain_cause(p, error);
 	(void)say(ret_text, error, "cannot do there: %s: %s (%s); tried again each second",
 		op_describe(op, what, sizeof(what)), strerror(-error), remedy(error));
 }

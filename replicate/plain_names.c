@@ -16,8 +16,7 @@ static const struct {
 	[PLAIN_LINK_ATTRS] = {"link_attributes", "owners or times of symbolic links"},
 	[PLAIN_TWO_STEPS] = {"two_steps", "replaced in two steps, missing there for a moment"},
 	[PLAIN_ONLY_THERE] = {"only_there", "found there and not here, kept"},
-	[PLAIN_ASIDE] = {"aside",
-		"younger files found there at first, moved to .tandemfs/replaced there"},
+	[PLAIN_ASIDE] = {"aside", "moved aside to .tandemfs/replaced there"},
 };
 
 const char *plain_count_name(enum plain_count what)

@@ -275,7 +275,7 @@ static void drop_tmp(struct plain *p, struct plain_item *item)
 {
 	_cleanup_free_ char *there = NULL;
 
-	if (!item->tmp[0] || item->state != ITEM_STAGED)
+	if (!item->tmp[0])
 		return;
 	if (asprintf(&there, "%s/%s", p->tmp, item->tmp) < 0)
 		there = NULL;
@@ -504,6 +504,8 @@ static int take_job(struct plain *p, struct bulk_job *job)
 	item->failed = job->result < 0;
 	if (item->failed) {
 		plain_stuck(p, &job->op, job->result);
+		drop_tmp(p, item); /* a part of it may be what fills the disk there */
+		item->state = ITEM_WRITER;
 		return 0;
 	}
 	again = !content_unchanged(&job->before, job->fd) && item->tries++ < TRIES_MAX;

@@ -216,33 +216,6 @@ static int enter_dir(struct plain *p, struct plain_scan *s)
 
 /* ---- one name ---- */
 
-/* A younger file that was there before us may be somebody's work. */
-static int move_aside(struct plain *p, const char *path)
-{
-	_cleanup_free_ char *from = plain_there(p, path), *dir = NULL, *to = NULL;
-	const char *name = strrchr(path, '/');
-	int r;
-
-	if (!from || asprintf(&dir, "%s/" TANDEMFS_DIR "/" PLAIN_ASIDE_DIR, p->root) < 0) {
-		dir = NULL;
-		return -ENOMEM;
-	}
-	if (asprintf(&to, "%s/%llu-%llu-%.200s", dir, (unsigned long long)(clock_real_ns() / 1000),
-		    (unsigned long long)++p->serial, name ? name + 1 : path) < 0) {
-		to = NULL;
-		return -ENOMEM;
-	}
-	r = p->remote->ops->mkdir(p->remote, dir, 0700);
-	if (r == 0 || r == -EEXIST)
-		r = p->remote->ops->rename(p->remote, from, to);
-	if (r < 0)
-		return r;
-	plain_count(p, PLAIN_ASIDE);
-	log_warning(
-		"%s: %s there was younger than ours; it is %s now", peer_label(p->peer), path, to);
-	return 0;
-}
-
 static int start_upload(struct plain *p, const char *path)
 {
 	_cleanup_close_ int fd = confine_open(p->replica->root, path, O_RDONLY | O_NONBLOCK, 0);
@@ -314,7 +287,7 @@ static int compare_file(
 		return plain_settle_path(p, path, false);
 	if (!p->state.met && st && S_ISREG(st->st_mode) &&
 		st->st_mtim.tv_sec > here->st_mtim.tv_sec)
-		r = move_aside(p, path);
+		r = plain_move_aside(p, path, "there was younger than ours"); /* somebody's work? */
 	if (r == 0 && ((st && S_ISDIR(st->st_mode)) || here->st_nlink > 1))
 		r = plain_settle_path(p, path, true); /* a directory may have to stay */
 	else if (r == 0)

@@ -16,9 +16,10 @@
  * `skipped`, which follows the renames, and forces the content of whatever it ends up as. `fresh`
  * knows what was read late enough to need no more.
  *
- * A rename is done as one where the source is still there and gone here; then the target's tree is
- * gone over. Nothing is removed there but what an op says is gone, and of a renamed directory that
- * stands there twice, what its new place has too.
+ * A rename is done as one where the source is still there; then the target's tree is gone over.
+ * Nothing is removed there but what an op says is gone, and what is certainly a copy of ours: when
+ * a directory was renamed and its old name is in use again, settled contents may have gone to
+ * either. What fits neither is moved aside.
  */
 
 #include "plain.h"
@@ -195,8 +196,10 @@ static int put_once(struct plain *p, const char *path, int fd, struct op *op, co
 	r = tmp ? plain_upload(p, p->remote, fd, op, tmp, is_closing, p) : -ENOMEM;
 	if (r == 0)
 		r = plain_place(p, tmp, path);
-	if (r < 0 && tmp && plain_refused(p, r))
+	if (r < 0 && tmp && plain_refused(p, r)) {
+		r = plain_cause(p, r); /* as long as the part of it may be what fills the disk */
 		(void)p->remote->ops->remove(p->remote, tmp);
+	}
 	return r;
 }
 
@@ -397,39 +400,54 @@ static void take_child(void *ctx, const char *name, const struct stat *st)
 	buf_put(&c->list, name, strlen(name) + 1);
 }
 
-static int drop_moved(struct plain *p, const char *from, const char *to);
+/* A directory was renamed and both names are in use, here or there. What stands below one of them
+ * there is compared with both here. */
+struct pruning {
+	bool aside;   /* what fits nowhere is moved aside, else it stays */
+	uint64_t seq; /* 0: files that have the same name in both need not be sent again */
+};
 
-static int drop_child(struct plain *p, const char *from, const char *to, const char *name, bool dir)
+static int prune(struct plain *p, const char *dir, const char *other, const struct pruning *how);
+
+static int prune_file(
+	struct plain *p, const char *path, const char *other, const struct pruning *how)
 {
-	_cleanup_free_ char *old = NULL, *new = NULL;
 	_cleanup_sides_ struct sides s = {0};
-	struct stat here;
-	int r;
+	struct stat st;
+	bool both;
+	int r = look(p, path, &s);
 
-	if (asprintf(&old, "%s/%s", from, name) < 0)
-		old = NULL;
-	if (asprintf(&new, "%s/%s", to, name) < 0)
-		new = NULL;
-	if (!old || !new)
-		return -ENOMEM;
-	if (dir)
-		return drop_moved(p, old, new);
-	r = look(p, old, &s);
-	if (r < 0 || !s.there || s.here)
+	if (r < 0 || !s.there)
 		return r;
-	r = confine_stat(p->replica->root, new, &here);
-	if (r < 0)
-		return is_absent(r) ? 0 : r;
-	return plain_compare(p, &here, &s.st_there) == PLAIN_DIFFERENT
-		       ? 0
-		       : p->remote->ops->remove(p->remote, s.name);
+	both = confine_stat(p->replica->root, other, &st) == 0;
+	if (s.here) {
+		if (both && how->seq)
+			paths_put(&p->skipped, path, how->seq); /* it may be the other one */
+		return 0;
+	}
+	if (both && plain_compare(p, &st, &s.st_there) != PLAIN_DIFFERENT)
+		return p->remote->ops->remove(p->remote, s.name);
+	return how->aside ? plain_move_aside(p, path, "was left of a renamed directory") : 0;
 }
 
-/* The directory @from has become @to, which is there already: what both have goes at the old
- * place. */
-static int drop_moved(struct plain *p, const char *from, const char *to)
+static int prune_child(struct plain *p, const char *dir, const char *other, const char *name,
+	bool is_dir, const struct pruning *how)
 {
-	_cleanup_free_ char *there = plain_there(p, from);
+	_cleanup_free_ char *a = NULL, *b = NULL;
+
+	if (asprintf(&a, "%s/%s", dir, name) < 0)
+		a = NULL;
+	if (asprintf(&b, "%s/%s", other, name) < 0)
+		b = NULL;
+	if (!a || !b)
+		return -ENOMEM;
+	return is_dir ? prune(p, a, b, how) : prune_file(p, a, b, how);
+}
+
+/* Removes below @dir there what is not here, but is below @other here. */
+static int prune(struct plain *p, const char *dir, const char *other, const struct pruning *how)
+{
+	_cleanup_free_ char *there = plain_there(p, dir);
 	struct children c = {0};
 	struct stat here;
 	int r = there ? p->remote->ops->scan(p->remote, there, take_child, &c) : -ENOMEM;
@@ -439,80 +457,114 @@ static int drop_moved(struct plain *p, const char *from, const char *to)
 	for (size_t at = 0; r == 0 && at < c.list.len;) {
 		const char *name = (const char *)c.list.data + at + 1;
 
-		r = drop_child(p, from, to, name, c.list.data[at]);
+		r = prune_child(p, dir, other, name, c.list.data[at], how);
 		at += strlen(name) + 2;
 	}
 	buf_clear(&c.list);
-	if (r < 0 || confine_stat(p->replica->root, from, &here) == 0)
-		return r;
+	if (r < 0 || confine_stat(p->replica->root, dir, &here) == 0)
+		return r == -ENOENT ? 0 : r;
 	r = p->remote->ops->rmdir(p->remote, there);
-	return r < 0 && plain_refused(p, r) ? plain_keep(p, from) : r;
+	if (r < 0 && plain_refused(p, r))
+		r = how->aside ? plain_move_aside(p, dir, "was left of a renamed directory") : 0;
+	return r;
 }
 
 /* ---- ops ---- */
 
-static int move_there(struct plain *p, const char *from, const char *to, const struct sides *a,
-	const struct sides *b)
+static int rename_there(
+	struct plain *p, const struct op *op, const struct sides *a, const struct sides *b)
 {
-	int r;
+	int r = plain_replace(p, a->name, b->name);
 
-	if (b->there && S_ISDIR(b->st_there.st_mode)) {
-		r = p->remote->ops->rmdir(p->remote, b->name);
-		if (r < 0 && plain_refused(p, r))
-			return S_ISDIR(a->st_there.st_mode) ? drop_moved(p, from, to) : 0;
-		if (r < 0)
-			return r;
-	}
-	r = plain_replace(p, a->name, b->name);
 	if (r == -ENOENT) {
-		_cleanup_free_ char *dir = strndup(to, confine_parent_len(to));
+		_cleanup_free_ char *dir = strndup(op->path2, confine_parent_len(op->path2));
 
 		r = dir ? plain_ensure_dir(p, dir) : -ENOMEM;
 		if (r == 0)
 			r = plain_replace(p, a->name, b->name);
 	}
-	if (r == 0) {
-		paths_rename(&p->fresh, from, to);
-		if (a->here) /* what was fresh is another file, which stands at the old name here */
-			paths_drop(&p->fresh, to);
-		plain_touched(p, from);
-		plain_touched(p, to);
+	if (r < 0)
+		return r;
+	paths_rename(&p->fresh, op->path, op->path2);
+	if (a->here) /* what was fresh is another one, which stands at the old name here */
+		paths_drop(&p->fresh, op->path2);
+	return 0;
+}
+
+/* Whether the new name there is free, or becomes it. 1, 0 or -errno. */
+static int make_free(struct plain *p, const struct sides *b)
+{
+	int r;
+
+	if (!b->there)
+		return 1;
+	if (!S_ISDIR(b->st_there.st_mode))
+		r = p->remote->ops->remove(p->remote, b->name);
+	else
+		r = p->remote->ops->rmdir(p->remote, b->name);
+	return r == 0 ? 1 : plain_refused(p, r) ? 0 : r;
+}
+
+/* The directory there is moved unless its new place is taken: then it was moved before. What stands
+ * below the old name there by now belongs to another directory of that name, or to nobody. */
+static int settle_dir_rename(
+	struct plain *p, const struct op *op, const struct sides *a, const struct sides *b)
+{
+	struct pruning how = {.seq = op->seq};
+	int r = make_free(p, b);
+
+	if (r > 0) {
+		r = rename_there(p, op, a, b);
+		if (r == 0 && a->here && b->here)
+			r = prune(p, op->path2, op->path, &how);
+	} else if (r == 0) {
+		how = (struct pruning){.aside = true};
+		r = prune(p, op->path, op->path2, &how);
 	}
+	if (r == 0 && b->here)
+		r = settle_tree(p, op->path2);
+	if (r == 0 && a->here)
+		r = settle_tree(p, op->path);
 	return r;
 }
 
 /* Whether what is to be moved there stands at its new place already. */
 static bool has_arrived(struct plain *p, const struct sides *to)
 {
-	return to->here && to->there && !S_ISDIR(to->st_here.st_mode) &&
+	return to->here && to->there &&
 	       plain_compare(p, &to->st_here, &to->st_there) != PLAIN_DIFFERENT;
 }
 
-static bool both_dirs(const struct sides *from, const struct sides *to)
-{
-	return from->there && S_ISDIR(from->st_there.st_mode) && to->here && to->there &&
-	       S_ISDIR(to->st_there.st_mode);
-}
-
-/* What stands at the new place now. A file that was not moved just now may be an older one of the
- * same size and second. */
+/* A file that was not moved just now may be an older one of the same size and second. */
 static int settle_target(struct plain *p, const struct op *op, const struct sides *b, bool force)
 {
 	if (!b->here)
 		return 0; /* another op has taken it away, and needs it to be there */
-	if (force && S_ISREG(b->st_here.st_mode) && paths_get(&p->fresh, op->path2) < op->seq) {
-		int r = plain_settle_path(p, op->path2, true);
-
-		if (r < 0)
-			return r;
-	}
+	if (force && S_ISREG(b->st_here.st_mode) && paths_get(&p->fresh, op->path2) < op->seq)
+		return plain_settle_path(p, op->path2, true);
 	return settle_tree(p, op->path2);
+}
+
+static int settle_file_rename(
+	struct plain *p, const struct op *op, const struct sides *a, const struct sides *b)
+{
+	bool move = a->there && ((!a->here && !has_arrived(p, b)) || (b->here && !b->there));
+	int r = 0;
+
+	if (move && b->there && S_ISDIR(b->st_there.st_mode)) {
+		r = make_free(p, b);
+		move = r > 0;
+	}
+	if (move)
+		r = rename_there(p, op, a, b);
+	if (r >= 0)
+		r = plain_settle_path(p, op->path, false);
+	return r < 0 ? r : settle_target(p, op, b, !move || a->here);
 }
 
 static int settle_rename(struct plain *p, const struct op *op)
 {
 	_cleanup_sides_ struct sides a = {0}, b = {0};
-	bool move;
 	int r = look(p, op->path, &a);
 
 	if (r == 0)
@@ -521,15 +573,11 @@ static int settle_rename(struct plain *p, const struct op *op)
 		return r;
 	paths_rename(&p->skipped, op->path, op->path2);
 	paths_rename(&p->dirs, op->path, op->path2);
-	move = a.there && ((!a.here && !has_arrived(p, &b)) || (b.here && !b.there));
-	if (move)
-		r = move_there(p, op->path, op->path2, &a, &b);
-	else if (both_dirs(&a, &b))
-		r = drop_moved(p, op->path, op->path2);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	r = move && a.here ? settle_tree(p, op->path) : plain_settle_path(p, op->path, false);
-	return r < 0 ? r : settle_target(p, op, &b, !move || a.here);
+	plain_touched(p, op->path);
+	plain_touched(p, op->path2);
+	if (a.there && S_ISDIR(a.st_there.st_mode))
+		return settle_dir_rename(p, op, &a, &b);
+	return settle_file_rename(p, op, &a, &b);
 }
 
 static int settle_exchange(struct plain *p, const struct op *op)

@@ -178,7 +178,7 @@ enum plain_count {
 	PLAIN_LINK_ATTRS,  /* owners and times of symbolic links */
 	PLAIN_TWO_STEPS,   /* files that were missing for a moment while they were replaced */
 	PLAIN_ONLY_THERE,  /* names found there and not here, kept */
-	PLAIN_ASIDE,       /* younger files found there at the first contact, moved aside */
+	PLAIN_ASIDE,       /* moved aside there: younger files of the first contact, rests */
 	PLAIN_COUNTS,
 };
 /* "owners", and for people "owners that the account may not set". */

@@ -254,7 +254,6 @@ static int connect_plain(struct sender *s, char **ret_error, enum peer_state *re
 	int e;
 
 	if (p->known) {
-		*ret_state = PEER_REFUSED;
 		return say(ret_error, -ESTALE,
 			"%s: there is no .tandemfs/node, and node %s (%s) was there: is its disk not "
 			"mounted, or tandemfs not started? If that is to be a plain copy from now "

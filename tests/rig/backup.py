@@ -9,7 +9,7 @@ import tempfile
 
 from .account import User
 from .compare import digest
-from .servers import Network, Pair, Proxy, Server, run, wait_for
+from .servers import Pair, run
 
 
 class Backup:
@@ -134,7 +134,3 @@ def assert_copied(here, there, owners=False):
     assert not lines, f"{len(lines)} differences:\n" + "\n".join(lines[:20])
     left = os.listdir(os.path.join(there, ".tandemfs", "tmp"))
     assert not left, f"temporaries are left: {left}"
-
-
-__all__ = ["Backup", "WithBackup", "assert_copied", "plain_differences", "Network", "Proxy",
-           "Server", "wait_for"]
