@@ -2,6 +2,7 @@
 #include "handle.h"
 #include "fs.h"
 #include "lost_name.h"
+#include "lost_version.h"
 #include "readdir.h"
 #include "replicate/base/cleanup.h"
 
@@ -72,6 +73,7 @@ void handle_free(struct mount *m, struct handle *h)
 	(void)pthread_mutex_lock(&i->lock);
 	DL_DELETE(i->handles, h);
 	(void)pthread_mutex_unlock(&i->lock);
+	lost_version_closed(m, i);
 	(void)close(h->fd);
 	dir_stream_free(h->dir);
 	free(h);
@@ -236,6 +238,7 @@ void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, b
 	(void)m;
 	(void)pthread_mutex_lock(&i->lock);
 	writer_drop(i);
+	lost_version_changed(i);
 	d = i->dirty;
 	if (d) { /* else its last link went meanwhile */
 		d->last = monotonic_ns();
@@ -294,20 +297,26 @@ bool dirty_unsent(struct inode *i)
 	return unsent;
 }
 
+uint64_t dirty_detach(struct mount *m, struct inode *i)
+{
+	uint64_t mark = i->dirty ? i->dirty->seq : 0;
+
+	i->orphan = true;
+	if (i->dirty)
+		dirty_unlink(m, i);
+	return mark;
+}
+
 void dirty_drop(struct mount *m, struct inode *i)
 {
-	uint64_t seq = 0;
+	uint64_t mark;
 
 	(void)pthread_mutex_lock(&i->lock);
-	i->orphan = true;
-	if (i->dirty) {
-		seq = i->dirty->seq;
-		dirty_unlink(m, i);
-	}
+	mark = dirty_detach(m, i);
 	(void)pthread_mutex_unlock(&i->lock);
-	if (!seq)
+	if (!mark)
 		return;
-	replica_clean(m->replica, seq);
+	replica_clean(m->replica, mark);
 	inode_unpin(m->inodes, i);
 }
 
@@ -408,10 +417,10 @@ int content_emit(struct mount *m, struct inode *i, uint64_t *ret_seq)
 {
 	char path[TANDEMFS_PATH_MAX + 1];
 	struct tree_guard guard;
-	int r;
+	int r = lost_version_keep(m, i);
 
-	if (!content_pending(i, ret_seq))
-		return 0;
+	if (r < 0 || !content_pending(i, ret_seq))
+		return r;
 	lost_name_find(m, i);
 	tree_lock(m->tree, TREE_CHANGE);
 	r = inode_path(m->inodes, i, NULL, path);

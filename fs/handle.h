@@ -86,6 +86,9 @@ bool dirty_unsent(struct inode *i);
 
 /* The last link is gone: what is dirty needs no journal any more. */
 void dirty_drop(struct mount *m, struct inode *i);
+/* The same under the inode's lock, but for what the caller has to do then if the mark that is
+ * returned is not 0: replica_clean() it, and inode_unpin(). */
+uint64_t dirty_detach(struct mount *m, struct inode *i);
 
 /* If the inode is dirty, notes an OP_CONTENT. *ret_seq (may be NULL) is the newest one's number,
  * also when it was clean; 0 when there never was one. 0 or -errno. */

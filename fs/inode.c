@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "inode.h"
 #include "handle.h"
+#include "lost_version.h"
 #include "replicate/base/cleanup.h"
 #include "replicate/content.h"
 
@@ -138,6 +139,7 @@ static void inode_put(struct inode_table *t, struct inode *i)
 	inode_unkey(t, i);
 	HASH_DELETE(hh_id, t->by_id, i);
 	dirty_free(i->dirty);
+	lost_version_free(i->lost);
 	(void)pthread_mutex_destroy(&i->lock);
 	free(i);
 }
@@ -262,6 +264,7 @@ void inode_table_free(struct inode_table *t)
 		HASH_DELETE(hh_id, t->by_id, i);
 		handles_close(i);
 		dirty_free(i->dirty);
+		lost_version_free(i->lost);
 		(void)pthread_mutex_destroy(&i->lock);
 		free(i);
 	}

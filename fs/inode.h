@@ -57,12 +57,13 @@ struct inode {
 
 	/* Guarded by lock. */
 	pthread_mutex_t lock;
-	bool orphan;            /* has no link (any more): nothing about it is replicated */
-	unsigned loose;         /* changes of the content that began while it was that */
-	struct handle *handles; /* open ones */
-	struct dirty *dirty;    /* NULL: clean */
-	uint64_t content_seq;   /* of the newest OP_CONTENT */
-	nlink_t links_searched; /* links that it had when no name was found; 0: found */
+	bool orphan;               /* has no link (any more): nothing about it is replicated */
+	unsigned loose;            /* changes of the content that began while it was that */
+	struct handle *handles;    /* open ones */
+	struct lost_version *lost; /* a peer's version took its name while it was open; NULL: no */
+	struct dirty *dirty;       /* NULL: clean */
+	uint64_t content_seq;      /* of the newest OP_CONTENT */
+	nlink_t links_searched;    /* links that it had when no name was found; 0: found */
 
 	unsigned waiters; /* local calls on it that wait for the peers; under the notifier's lock */
 

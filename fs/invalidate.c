@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "fs.h"
 #include "invalidate.h"
+#include "lost_version.h"
 
 #include <string.h>
 
@@ -63,12 +64,27 @@ static void inode_changed(struct mount *m, const struct stat *st, bool content)
 	inode_unpin(m->inodes, i);
 }
 
-/* An inode lost a name: its last one, if @before says so. */
-static void inode_lost(struct mount *m, struct inode *i, const struct stat *before)
+/* Whether the name was the inode's last one; a link in the vault is none. */
+static bool was_last(struct mount *m, const struct inode *i, const struct stat *before)
 {
-	if (before->st_ino == i->key.ino && (S_ISDIR(i->type) || before->st_nlink <= 1)) {
+	struct fid fid;
+
+	if (before->st_ino != i->key.ino)
+		return false;
+	if (S_ISDIR(i->type) || before->st_nlink <= 1)
+		return true;
+	inode_fid(i, &fid);
+	return before->st_nlink == 2 && replica_orphan_kept(m->replica, &fid);
+}
+
+/* An inode lost the name @path: @replaced by another. */
+static void inode_lost(struct mount *m, struct inode *i, const char *path,
+	const struct stat *before, bool replaced)
+{
+	if (was_last(m, i, before)) {
 		inode_detach(m->inodes, i);
-		dirty_drop(m, i);
+		if (!lost_version_begin(m, i, path, replaced))
+			dirty_drop(m, i);
 	}
 	notifier_attributes(m->notifier, i);
 }
@@ -83,7 +99,7 @@ static void name_changed(struct mount *m, const char *path, const struct apply_r
 	/* A look-up may have entered the new one already. */
 	if (child && child->key.ino != result->after.st_ino) {
 		inode_name_drop(m->inodes, s.parent, s.name);
-		inode_lost(m, child, &result->before);
+		inode_lost(m, child, path, &result->before, result->after.st_ino != 0);
 	} else if (!child) {
 		inode_changed(m, &result->before, false);
 	}
@@ -148,7 +164,7 @@ static void renamed(struct mount *m, const struct op *op, const struct apply_res
 	else if (a.parent)
 		inode_name_drop(m->inodes, a.parent, a.name);
 	if (over && !exchange && over != what)
-		inode_lost(m, over, &result->before);
+		inode_lost(m, over, op->path2, &result->before, true);
 	else if (!over)
 		inode_changed(m, &result->before, false);
 	inode_changed(m, &result->after, false);

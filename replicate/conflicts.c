@@ -41,18 +41,6 @@ int replica_conflict_drop(struct replica *r, const char *name)
 	return e;
 }
 
-/* An entry is called by the number of an operation of ours. This one is of none that made a
- * version, so an answer to nothing is journaled, for its number. */
-static int new_number(struct replica *r, uint64_t *ret)
-{
-	struct op op = {.type = OP_ANSWER, .path = (char[]){""}};
-	int e = replica_say(r, &op);
-
-	if (e == 0)
-		*ret = op.seq;
-	return e;
-}
-
 int replica_conflict_keep(struct replica *r, const char *path)
 {
 	struct stat st;
@@ -64,6 +52,6 @@ int replica_conflict_keep(struct replica *r, const char *path)
 	if (e == 0 && S_ISDIR(st.st_mode))
 		e = -EISDIR;
 	if (e == 0)
-		e = new_number(r, &k.seq);
+		e = keep_new_number(r, &k.seq);
 	return e < 0 ? e : keep_version(r, &k);
 }

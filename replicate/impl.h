@@ -276,6 +276,11 @@ int keep_version(struct replica *r, const struct keep *k);
 /* The same for the version that our op @seq made, at @path then: wherever its file is now. What we
  * have overwritten since is not kept. */
 int keep_number(struct replica *r, const char *winner, uint64_t seq, const char *path);
+/* A number for an entry that no operation of ours made. 0 or -errno. */
+int keep_new_number(struct replica *r, uint64_t *ret);
+/* After a crash: tells the peer of entries into which a local process wrote until then. 0 or
+ * -errno. */
+int keep_recover(struct replica *r);
 /* Journals an entry of the vault for the peer. */
 int keep_tell(struct replica *r, const char *name);
 

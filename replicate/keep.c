@@ -51,6 +51,17 @@ static int note_orphan(struct replica *r, uint64_t mark, const struct fid *fid, 
 	return 0;
 }
 
+/* An answer to nothing is journaled, for its number. */
+int keep_new_number(struct replica *r, uint64_t *ret)
+{
+	struct op op = {.type = OP_ANSWER, .path = (char[]){""}};
+	int e = replica_say(r, &op);
+
+	if (e == 0)
+		*ret = op.seq;
+	return e;
+}
+
 static uint64_t version_at(struct replica *r, const char *path, const struct fid *fid)
 {
 	static const struct position nothing;
@@ -150,6 +161,102 @@ static bool take_orphan(struct replica *r, const struct fid *fid, char name[VAUL
 	(void)pthread_mutex_unlock(&r->lock);
 	free(o);
 	return o != NULL;
+}
+
+/* The name of its entry, when it has one; *ret_known: it is noted as an orphan. */
+static bool find_orphan(
+	struct replica *r, const struct fid *fid, char name[VAULT_NAME_SIZE], bool *ret_known)
+{
+	struct orphan *o;
+
+	(void)pthread_mutex_lock(&r->lock);
+	LL_FOREACH (r->orphans, o)
+		if (fid_equal(&o->fid, fid))
+			break;
+	if (o)
+		memcpy(name, o->name, VAULT_NAME_SIZE);
+	(void)pthread_mutex_unlock(&r->lock);
+	*ret_known = o != NULL;
+	return o || vault_link_of(r->vault, (ino_t)fid->ino, name);
+}
+
+/* Whose version took the name: of two nodes it is the other. */
+static const char *other_node(struct replica *r)
+{
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (!r->peers[i].is_plain)
+			return peer_label(&r->peers[i]);
+	return r->node.name;
+}
+
+static int keep_open(struct replica *r, const char *name, uint64_t seq, const char *path, int fd)
+{
+	struct vault_entry e = {0}, fresh = {.path = (char *)path,
+					    .node = r->node.name,
+					    .winner = (char *)other_node(r),
+					    .seq = seq};
+	int there = vault_read(r->vault, name, &e), err;
+
+	cleanup_close(&there);
+	(void)snprintf(fresh.name, sizeof(fresh.name), "%s", name);
+	err = vault_keep_fd(r->vault, fd, there < 0 ? &fresh : &e);
+	vault_entry_clear(&e);
+	return err;
+}
+
+bool replica_orphan_kept(struct replica *r, const struct fid *fid)
+{
+	char name[VAULT_NAME_SIZE];
+	bool known;
+
+	return find_orphan(r, fid, name, &known);
+}
+
+int replica_orphan_changed(struct replica *r, const struct fid *fid, const char *path, int fd)
+{
+	char name[VAULT_NAME_SIZE];
+	uint64_t seq = 0;
+	bool known;
+	int e = 0;
+
+	if (!find_orphan(r, fid, name, &known)) {
+		e = keep_new_number(r, &seq);
+		vault_name(name, r->node.id, seq);
+	}
+	if (e == 0)
+		e = keep_open(r, name, seq, path, fd);
+	if (e == 0 && !known)
+		e = note_orphan(r, 0, fid, name);
+	return e < 0 ? e : keep_tell(r, name);
+}
+
+void replica_orphan_forget(struct replica *r, const struct fid *fid)
+{
+	char name[VAULT_NAME_SIZE];
+
+	(void)take_orphan(r, fid, name);
+}
+
+static int tell_if_changed(struct replica *r, const char *name)
+{
+	int e = vault_refresh(r->vault, name);
+
+	return e > 0 ? keep_tell(r, name) : e;
+}
+
+int keep_recover(struct replica *r)
+{
+	struct vault_entry *list;
+	size_t n;
+	int e = vault_list(r->vault, &list, &n);
+
+	if (e < 0)
+		return e;
+	for (size_t i = 0; i < n && e == 0; i++)
+		if (strncmp(list[i].name, r->node.id, strlen(r->node.id)) == 0)
+			e = tell_if_changed(r, list[i].name);
+	vault_list_free(list, n);
+	return e;
 }
 
 int replica_orphan_closed(struct replica *r, const struct fid *fid)

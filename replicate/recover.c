@@ -568,5 +568,10 @@ int replica_recover(struct replica *r)
 	free(v.open);
 	if (e == 0)
 		e = emit_contents(r);
-	return e;
+	if (e < 0)
+		return e;
+	e = keep_recover(r);
+	if (e < 0)
+		log_warning("the conflict vault may differ from the peer's: %s", strerror(-e));
+	return 0;
 }

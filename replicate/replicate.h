@@ -119,6 +119,17 @@ void replica_clean(struct replica *r, uint64_t seq);
 int replica_orphan_closed(struct replica *r, const struct fid *fid);
 
 /*
+ * The same step by step, for an inode @fid that a local process has open for writing and that has
+ * lost its name @path to a peer's version. After bytes were written, at the close or an fsync:
+ * replica_orphan_changed() puts them into the vault, here and at the peers, under one entry for the
+ * inode; @fd is a descriptor of it. After the last close: replica_orphan_forget().
+ */
+int replica_orphan_changed(struct replica *r, const struct fid *fid, const char *path, int fd);
+void replica_orphan_forget(struct replica *r, const struct fid *fid);
+/* Whether the vault holds a link to the inode. */
+bool replica_orphan_kept(struct replica *r, const struct fid *fid);
+
+/*
  * Waits as the mode and on_peer_down say until the peers have applied @seq.
  * REPLICA_WRITE is a write's wait (sync-write only), REPLICA_CHANGE any other change's,
  * REPLICA_DISK that of fsync (on the peers' disks; sync modes). @interrupted is asked now and then

@@ -198,23 +198,26 @@ static int older(const void *a, const void *b)
 	return strcmp(x->name, y->name);
 }
 
+/* NULL and errno on errors. */
+static DIR *open_list(const struct vault *v)
+{
+	int fd = openat(v->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!d)
+		cleanup_close(&fd);
+	return d;
+}
+
 int vault_list(struct vault *v, struct vault_entry **ret, size_t *ret_n)
 {
-	_cleanup_closedir_ DIR *d = NULL;
+	_cleanup_closedir_ DIR *d = open_list(v);
 	struct vault_entry *list = NULL;
 	const struct dirent *entry;
 	size_t n = 0;
-	int fd = openat(v->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd < 0)
+	if (!d)
 		return -errno;
-	d = fdopendir(fd);
-	if (!d) {
-		int e = -errno;
-
-		(void)close(fd);
-		return e;
-	}
 	while ((errno = 0, entry = readdir(d))) {
 		struct vault_entry one, *more;
 
@@ -401,11 +404,16 @@ static int copy_file(int from, int to)
 static int copy_to(struct vault *v, int from, const char *name)
 {
 	_cleanup_close_ int to = -1;
+	struct stat st;
+	int r;
 
-	if (unlinkat(v->dir, name, 0) < 0 && errno != ENOENT)
+	if (fstat(from, &st) < 0 || (unlinkat(v->dir, name, 0) < 0 && errno != ENOENT))
 		return -errno;
 	to = openat(v->dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-	return to < 0 ? -errno : copy_file(from, to);
+	r = to < 0 ? -errno : copy_file(from, to);
+	if (r == 0 && futimens(to, (struct timespec[2]){st.st_atim, st.st_mtim}) < 0)
+		r = -errno;
+	return r;
 }
 
 static int keep_copy(struct vault *v, int root, const char *path, const char *name)
@@ -447,23 +455,40 @@ static int keep_file(struct vault *v, int root, const char *path, int dir, const
 	return keep_copy(v, root, path, name);
 }
 
+static int64_t mtime_of(const struct stat *st)
+{
+	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 static void take_attributes(struct vault_entry *e, const struct stat *st)
 {
 	e->mode = st->st_mode;
 	e->uid = st->st_uid;
 	e->gid = st->st_gid;
-	e->mtime = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+	e->mtime = mtime_of(st);
+}
+
+static int copy_open_file(struct vault *v, int fd, const char *name)
+{
+	char self[32];
+	_cleanup_close_ int from = -1;
+
+	/* it may be open for writing only */
+	(void)snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	from = open(self, O_RDONLY | O_CLOEXEC);
+	return from < 0 ? -errno : copy_to(v, from, name);
 }
 
 int vault_keep_fd(struct vault *v, int fd, struct vault_entry *e)
 {
-	struct stat st;
-	int r;
+	struct stat st, there;
+	int r = 0;
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	take_attributes(e, &st);
-	r = copy_to(v, fd, e->name);
+	if (fstatat(v->dir, e->name, &there, AT_SYMLINK_NOFOLLOW) < 0 || there.st_ino != st.st_ino)
+		r = copy_open_file(v, fd, e->name);
 	return r < 0 ? r : commit_entry(v, e);
 }
 
@@ -486,6 +511,39 @@ int vault_keep(struct vault *v, int root, const char *path, bool leaves, struct 
 	else
 		r = keep_text(v, e->name, "", 0);
 	return r < 0 ? r : commit_entry(v, e);
+}
+
+int vault_refresh(struct vault *v, const char *name)
+{
+	struct vault_entry e;
+	struct stat st;
+	int fd = vault_read(v, name, &e), r;
+
+	if (fd < 0)
+		return fd;
+	r = fstat(fd, &st) < 0 ? -errno : 0;
+	(void)close(fd);
+	if (r == 0 && S_ISREG(e.mode) && e.mtime != mtime_of(&st)) {
+		e.mtime = mtime_of(&st);
+		r = commit_entry(v, &e);
+		r = r < 0 ? r : 1;
+	}
+	vault_entry_clear(&e);
+	return r;
+}
+
+bool vault_link_of(struct vault *v, ino_t ino, char ret[VAULT_NAME_SIZE])
+{
+	_cleanup_closedir_ DIR *d = open_list(v);
+	const struct dirent *entry;
+	bool found = false;
+
+	while (d && !found && (entry = readdir(d))) {
+		found = entry->d_ino == ino && vault_name_good(entry->d_name);
+		if (found)
+			memcpy(ret, entry->d_name, VAULT_NAME_SIZE);
+	}
+	return found;
 }
 
 /* The bytes of @op as NAME. */

@@ -60,8 +60,17 @@ bool vault_name_good(const char *name);
  * 0 (also when it is there already) or -errno. */
 int vault_keep(struct vault *v, int root, const char *path, bool leaves, struct vault_entry *e);
 
-/* Puts a copy of the open file @fd there. As vault_keep(). */
+/* Puts a copy of the open file @fd there, unless the entry is a link to it already. As
+ * vault_keep().
+ */
 int vault_keep_fd(struct vault *v, int fd, struct vault_entry *e);
+
+/* The name of the entry that is a link to the inode @ino. False: there is none. */
+bool vault_link_of(struct vault *v, ino_t ino, char ret[VAULT_NAME_SIZE]);
+
+/* If the file of the entry was changed after it was described, by a process that had it open, the
+ * description is made anew. 1: so it was; 0, or -errno. */
+int vault_refresh(struct vault *v, const char *name);
 
 /* Puts a content that arrived (OP_WHOLE) there. Its staged data are consumed as by op_apply(). */
 int vault_keep_content(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Both servers change one name without having seen the other's change; and what the vault keeps."""
 
+import contextlib
 import json
 import os
 import stat
@@ -474,6 +475,147 @@ def test_many_at_once(rift):
         assert (rift.a / f"m{i}" / "f").read_text() == f"b{i}"
     assert len(names(rift)) == 20
     assert sorted(text for _, _, text in rift.kept) == [b"a%d" % i for i in range(10)]
+
+
+# ---- open files ----
+
+@pytest.fixture
+def joined(pair):
+    """A pair with its link up."""
+    return Rift(pair)
+
+
+def replaced_on_b(rift, text):
+    (rift.b / "new").write_text(text)
+    os.replace(rift.b / "new", rift.b / "f")
+    rift.p.in_sync()
+
+
+@pytest.mark.parametrize("how", ["replace", "truncate"])
+def test_written_after_the_peer_replaced_it(joined, how):
+    rift = joined
+    (rift.a / "f").write_text("before")
+    rift.p.in_sync()
+    with open(rift.a / "f", "ab", buffering=0) as f:
+        if how == "replace":
+            replaced_on_b(rift, "of b")
+        else:
+            (rift.b / "f").write_text("of b")
+            rift.p.in_sync()
+        assert (rift.a / "f").read_text() == "of b"
+        f.write(b", late")
+    rift.settle()
+    assert (rift.a / "f").read_text() == "of b"
+    assert rift.kept == [("f", "a", b"before, late")]
+    # The next one who opens it has the new file.
+    with open(rift.a / "f", "ab") as f:
+        f.write(b", and a")
+    rift.settle()
+    assert (rift.b / "f").read_text() == "of b, and a"
+    assert len(rift.kept) == 1
+
+
+def test_fsync_after_the_peer_replaced_it(joined):
+    """What fsync acknowledged is in the vault, also when the daemon dies."""
+    rift = joined
+    (rift.a / "f").write_text("before")
+    rift.p.in_sync()
+    f = open(rift.a / "f", "r+b", buffering=0)
+    replaced_on_b(rift, "of b")
+    f.write(b"synced")
+    os.fsync(f.fileno())
+    assert Vault(rift.p.a).versions() == [("f", "a", b"synced")]
+    f.write(b" and more")
+    os.fsync(f.fileno())
+    assert Vault(rift.p.a).versions() == [("f", "a", b"synced and more")]
+    rift.p.a.kill()
+    with contextlib.suppress(OSError):
+        f.close()
+    rift.p.a.start()
+    rift.p.connected()
+    rift.settle()
+    assert rift.kept == [("f", "a", b"synced and more")]
+    assert (rift.a / "f").read_text() == "of b"
+
+
+def replaced_while_dirty(rift, mode):
+    """What a has open and has changed, b replaces without having seen the change."""
+    (rift.a / "f").write_text("0123456789")
+    rift.cut()
+    f = open(rift.a / "f", mode, buffering=0)
+    f.write(b"early")
+    later()
+    (rift.b / "new").write_text("of b")
+    os.replace(rift.b / "new", rift.b / "f")
+    for s in rift.p.servers:
+        rift.p.proxy(s).tell("heal")
+    rift.p.connected(60)
+    rift.p.in_sync()
+    f.write(b"LATE")
+    return f
+
+
+@pytest.mark.parametrize("mode", ["r+b", "wb"])
+def test_written_before_and_after(rift, mode):
+    """Dirty when the peer's version arrives, and dirtied again."""
+    replaced_while_dirty(rift, mode).close()
+    rift.settle()
+    early, final = ((b"early56789", b"earlyLATE9") if mode == "r+b" else (b"early", b"earlyLATE"))
+    versions = {text for _, _, text in rift.kept} | {(rift.a / "f").read_bytes()}
+    # What was sent before the peer's version came is a version too.
+    assert versions - {early} == {final, b"of b"}
+
+
+def test_killed_while_the_replaced_file_is_open(rift):
+    f = replaced_while_dirty(rift, "wb")
+    rift.p.a.kill()
+    with contextlib.suppress(OSError):
+        f.close()
+    rift.p.a.start()
+    rift.p.connected(60)
+    rift.settle()
+    versions = {text for _, _, text in rift.kept} | {(rift.a / "f").read_bytes()}
+    # Without fsync it may have been in a file without a name, which ends with the daemon.
+    assert versions in ({b"earlyLATE", b"of b"}, {b"early", b"of b"})
+
+
+def test_removed_while_open_fills_no_vault(joined):
+    rift = joined
+    (rift.a / "f").write_text("before")
+    (rift.a / "g").write_text("before")
+    (rift.a / "h").write_text("before")
+    rift.p.in_sync()
+    with open(rift.a / "f", "ab", buffering=0) as f, open(rift.a / "g", "ab", buffering=0) as g, \
+            open(rift.a / "h", "ab", buffering=0) as h, open(rift.a / "t", "w+b", buffering=0) as t:
+        os.unlink(rift.a / "t")
+        os.unlink(rift.a / "f")
+        os.unlink(rift.b / "g")
+        (rift.a / "new").write_text("new")
+        os.replace(rift.a / "new", rift.a / "h")
+        rift.p.in_sync()
+        for file in (f, g, h, t):
+            file.write(b"late")
+            os.fsync(file.fileno())
+    rift.settle()
+    assert names(rift) == ["h"] and rift.kept == []
+
+
+def test_two_who_write_to_the_replaced_file(joined):
+    rift = joined
+    (rift.a / "f").write_text("before")
+    rift.p.in_sync()
+    one, two = (open(rift.a / "f", "ab", buffering=0) for _ in range(2))
+    replaced_on_b(rift, "of b")
+    one.write(b" one")
+    one.close()
+    rift.settle()
+    assert rift.kept == [("f", "a", b"before one")]
+    replaced_on_b(rift, "of b again")
+    two.write(b" two")
+    two.close()
+    rift.settle()
+    assert (rift.a / "f").read_text() == "of b again"
+    assert rift.kept == [("f", "a", b"before one two")]
 
 
 # ---- ten files, the same ten names, at the same moment ----

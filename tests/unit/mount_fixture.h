@@ -45,6 +45,12 @@ struct replica {
 	bool sync; /* replica_waits() */
 	bool held; /* replica_wait() does not return */
 	unsigned waiting;
+	/* the vault: what was put there last */
+	bool vault_link; /* it holds a link to whatever it is asked about */
+	int vault_error;
+	const char *vault_path; /* that is expected */
+	char vault[64];
+	unsigned vault_puts, forgotten;
 };
 
 static struct replica replica;
@@ -126,6 +132,35 @@ void replica_clean(struct replica *r, uint64_t seq)
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
+bool replica_orphan_kept(struct replica *r, const struct fid *fid)
+{
+	(void)r;
+	(void)fid;
+	return r->vault_link;
+}
+
+int replica_orphan_changed(struct replica *r, const struct fid *fid, const char *path, int fd)
+{
+	char text[sizeof(r->vault)] = "";
+	char self[32];
+	_cleanup_close_ int from = -1;
+
+	(void)fid;
+	assert_string_equal(path, r->vault_path);
+	(void)snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	from = open(self, O_RDONLY | O_CLOEXEC);
+	assert_true(read(from, text, sizeof(text) - 1) >= 0);
+	memcpy(r->vault, text, sizeof(text));
+	r->vault_puts++;
+	return r->vault_error;
+}
+
+void replica_orphan_forget(struct replica *r, const struct fid *fid)
+{
+	(void)fid;
+	r->forgotten++;
+}
+
 int replica_wait(struct replica *r, uint64_t seq, enum replica_scope scope,
 	bool (*interrupted)(void *ctx), void *ctx)
 {
@@ -181,6 +216,11 @@ static void replica_reset(void)
 	}
 	replica.head = 0;
 	replica.sync = replica.held = false;
+	replica.vault_link = false;
+	replica.vault_error = 0;
+	replica.vault_puts = replica.forgotten = 0;
+	replica.vault_path = NULL;
+	memset(replica.vault, 0, sizeof(replica.vault));
 }
 
 static int place_open(void **state)

@@ -393,6 +393,104 @@ static void test_end_with_open_files(void **state)
 
 #define MOUNTED(test) cmocka_unit_test_setup_teardown(test, place_open, place_close)
 
+/* The peer puts another file where @name is. */
+static void peer_replaces(struct place *p, const char *name)
+{
+	struct op link = {.type = OP_SYMLINK, .path = (char *)"other", .path2 = (char *)"x"};
+	struct op rename = {.type = OP_RENAME,
+		.flags = OP_REPLACED,
+		.path = (char *)"other",
+		.path2 = (char *)name};
+
+	peer(p, &link);
+	peer(p, &rename);
+}
+
+static void test_replaced_while_open(void **state)
+{
+	struct place *p = *state;
+	uint64_t at = 2;
+	int fd;
+
+	write_file(p, "f", O_CREAT, "old");
+	replica.vault_path = "f";
+	fd = openat(p->top, "f", O_WRONLY | O_APPEND);
+	peer_replaces(p, "f");
+	assert_int_equal(write(fd, ", late", 6), 6);
+	assert_int_equal(replica.vault_puts, 0);
+	assert_int_equal(fsync(fd), 0);
+	assert_int_equal(replica.vault_puts, 1);
+	assert_string_equal(replica.vault, "old, late");
+	assert_int_equal(fsync(fd), 0);
+	assert_int_equal(replica.vault_puts, 1); /* nothing is new */
+	assert_int_equal(write(fd, "r", 1), 1);
+	/* a vault that is full is told to who closes, and again */
+	replica.vault_error = -ENOSPC;
+	assert_int_equal(fsync(fd), -1);
+	assert_int_equal(errno, ENOSPC);
+	replica.vault_error = 0;
+	assert_int_equal(replica.forgotten, 0);
+	assert_int_equal(close(fd), 0);
+	assert_string_equal(replica.vault, "old, later");
+	expect_end(at); /* and nothing of it is a change of the tree */
+}
+
+static void test_replaced_while_dirty(void **state)
+{
+	struct place *p = *state;
+	int fd = openat(p->top, "f", O_CREAT | O_WRONLY, 0644);
+
+	replica.vault_path = "f";
+	assert_int_equal(write(fd, "new", 3), 3);
+	peer_replaces(p, "f");
+	assert_false(replica.notes[1].cleaned); /* a crash now, and recovery looks after it */
+	assert_int_equal(close(fd), 0);
+	assert_string_equal(replica.vault, "new");
+	/* RELEASE comes when close(2) has returned */
+	for (int i = 0; i < WAIT_S * 100 && !replica.notes[1].cleaned; i++) {
+		const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+
+		(void)nanosleep(&pause, NULL);
+	}
+	assert_true(replica.notes[1].cleaned);
+	assert_int_equal(replica.forgotten, 1);
+	assert_int_equal(replica.vault_puts, 1);
+}
+
+/* What the peer removed and had seen is nobody's version; what it had not seen is in the vault. */
+static void test_removed_while_open(void **state)
+{
+	struct op unlink = {.type = OP_UNLINK, .path = (char *)"f"};
+	struct place *p = *state;
+
+	for (unsigned kept = 0; kept < 2; kept++) {
+		int fd;
+
+		write_file(p, "f", O_CREAT, "old");
+		fd = openat(p->top, "f", O_WRONLY | O_APPEND);
+		replica.vault_link = kept;
+		replica.vault_path = "f";
+		peer(p, &unlink);
+		assert_int_equal(write(fd, "x", 1), 1);
+		assert_int_equal(close(fd), 0);
+		assert_int_equal(replica.vault_puts, kept);
+	}
+}
+
+static void test_replaced_here_while_open(void **state)
+{
+	struct place *p = *state;
+	int fd;
+
+	write_file(p, "f", O_CREAT, "old");
+	write_file(p, "g", O_CREAT, "other");
+	fd = openat(p->top, "f", O_WRONLY | O_APPEND);
+	assert_int_equal(renameat(p->top, "g", p->top, "f"), 0);
+	assert_int_equal(write(fd, "x", 1), 1);
+	assert_int_equal(close(fd), 0);
+	assert_int_equal(replica.vault_puts, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -404,6 +502,10 @@ int main(void)
 		MOUNTED(test_attributes_of_unsent),
 		MOUNTED(test_failures_are_aborted),
 		MOUNTED(test_peer_makes_and_removes),
+		MOUNTED(test_replaced_while_open),
+		MOUNTED(test_replaced_while_dirty),
+		MOUNTED(test_removed_while_open),
+		MOUNTED(test_replaced_here_while_open),
 		MOUNTED(test_peer_renames),
 		MOUNTED(test_peer_changes_attributes),
 		MOUNTED(test_busy),

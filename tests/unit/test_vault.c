@@ -231,6 +231,57 @@ static void strange_paths(void **state)
 	op_clear(&op);
 }
 
+static void an_open_file_without_a_name(void **state)
+{
+	struct box *b = *state;
+	struct vault_entry e = entry_of(A, 1), got;
+	char name[VAULT_NAME_SIZE];
+	_cleanup_close_ int fd = -1, bytes = -1;
+
+	put_file(b->f->t.root, "a", "text");
+	set_mtime(b->f->t.root, "a", (int64_t)T0 + 123);
+	fd = openat(b->f->t.root, "a", O_WRONLY | O_APPEND);
+	assert_int_equal(unlinkat(b->f->t.root, "a", 0), 0);
+	assert_int_equal(vault_keep_fd(b->v, fd, &e), 0);
+	assert_bytes(b, e.name, "text");
+	assert_int_equal(vault_refresh(b->v, e.name), 0);
+	assert_int_equal(write(fd, ", more", 6), 6);
+	assert_int_equal(vault_keep_fd(b->v, fd, &e), 0);
+	assert_bytes(b, e.name, "text, more");
+	assert_int_equal(listed(b, NULL), 1);
+	bytes = vault_read(b->v, e.name, &got);
+	assert_true(got.mtime > (int64_t)T0 + 123);
+	vault_entry_clear(&got);
+	assert_false(vault_link_of(b->v, stat_of(b->f->t.root, ".").st_ino, name));
+}
+
+static void a_link_that_was_written_to(void **state)
+{
+	struct box *b = *state;
+	struct vault_entry e, got;
+	char name[VAULT_NAME_SIZE];
+	_cleanup_close_ int fd = -1, bytes = -1;
+
+	put_file(b->f->t.root, "a", "text");
+	fd = openat(b->f->t.root, "a", O_WRONLY | O_APPEND);
+	e = keep(b, "a", 1);
+	assert_true(vault_link_of(b->v, stat_of(b->f->t.root, "a").st_ino, name));
+	assert_string_equal(name, e.name);
+	assert_int_equal(unlinkat(b->f->t.root, "a", 0), 0);
+	assert_int_equal(vault_refresh(b->v, e.name), 0);
+	assert_int_equal(write(fd, ", more", 6), 6);
+	set_mtime(vault_dir(b->v), e.name, (int64_t)T0 + 5); /* clocks are coarse */
+	assert_int_equal(vault_refresh(b->v, e.name), 1);
+	assert_int_equal(vault_refresh(b->v, e.name), 0);
+	/* the entry is the file: nothing is copied onto itself */
+	assert_int_equal(vault_keep_fd(b->v, fd, &e), 0);
+	bytes = vault_read(b->v, e.name, &got);
+	assert_int_equal(got.mtime, T0 + 5);
+	assert_int_equal(got.size, 10);
+	vault_entry_clear(&got);
+	assert_int_equal(vault_refresh(b->v, "../a"), -EINVAL);
+}
+
 /* ---- names ---- */
 
 static void good_names(void **state)
@@ -555,6 +606,8 @@ int main(void)
 		test(twice_is_once),
 		test(other_kinds),
 		test(a_content_that_arrived),
+		test(an_open_file_without_a_name),
+		test(a_link_that_was_written_to),
 		test(strange_paths),
 		test(good_names),
 		test(what_people_call_them),
