@@ -269,8 +269,7 @@ static int segment_publish(struct journal *j, uint64_t first)
 	return 0;
 }
 
-/* Starts the next segment, with room for a record of @need bytes. */
-static int rotate(struct journal *j, size_t need)
+int journal_rotate(struct journal *j, size_t need)
 {
 	_cleanup_buf_ struct buf start = {.cap = 0};
 	_cleanup_close_ int fd = -1;
@@ -342,7 +341,7 @@ static void signal_watches(struct journal *j)
 	}
 }
 
-static void update_settled(struct journal *j)
+void journal_update_settled(struct journal *j)
 {
 	uint64_t settled = j->open.n ? j->open.seqs[0] - 1 : j->head;
 
@@ -360,7 +359,7 @@ static int make_room(struct journal *j, enum journal_kind kind, size_t size)
 
 	if (j->fd < 0 || (j->sealed && !abort) ||
 		newest(j)->end + size + (abort ? 0 : reserve(j)) > j->size) {
-		r = rotate(j, size);
+		r = journal_rotate(j, size);
 		if (r < 0)
 			return r;
 	}
@@ -425,7 +424,7 @@ int journal_append(struct journal *j, enum journal_kind kind, bool open, const v
 	r = append_locked(j, kind, open, data, len, data2, len2);
 	if (r == 0)
 		*ret_seq = j->head;
-	update_settled(j);
+	journal_update_settled(j);
 	pthread_mutex_unlock(&j->lock);
 	return r;
 }
@@ -434,7 +433,7 @@ void journal_settle(struct journal *j, uint64_t seq)
 {
 	pthread_mutex_lock(&j->lock);
 	if (seq_set_remove(&j->open, seq))
-		update_settled(j);
+		journal_update_settled(j);
 	pthread_mutex_unlock(&j->lock);
 }
 
@@ -454,7 +453,7 @@ int journal_abort(struct journal *j, uint64_t seq)
 		r = append_locked(j, JOURNAL_ABORT, false, payload.data, payload.len, NULL, 0);
 	if (r2 == 0)
 		(void)seq_set_remove(&j->open, seq);
-	update_settled(j);
+	journal_update_settled(j);
 	pthread_mutex_unlock(&j->lock);
 	return r < 0 ? r : r2;
 }

@@ -10,9 +10,10 @@
  * appended, so that after a crash only the last record and those are in doubt; whoever opened the
  * journal looks at the tree to decide them. A change that failed gets a JOURNAL_ABORT record.
  *
- * Record numbers are contiguous and never reused; a local operation's sequence number is the number
- * of its record; each segment takes one number for its checkpoint. What write(2) took survives the
- * death of the process; journal_sync() makes it survive the machine's.
+ * Record numbers are contiguous (but for journal_skip()) and never reused; a local operation's
+ * sequence number is the number of its record; each segment takes one number for its checkpoint.
+ * What write(2) took survives the death of the process; journal_sync() makes it survive the
+ * machine's.
  *
  * Deciding what is in doubt may itself be cut short. Until the first record that is neither an
  * abort nor a checkpoint was appended, records name what is in doubt as open; so the owner
@@ -106,6 +107,10 @@ int journal_sync(struct journal *j, uint64_t seq);
 
 /* Deletes the segments that hold only records below @seq. The newest is always kept. */
 int journal_trim(struct journal *j, uint64_t seq);
+
+/* The next record has the number @seq, if that is above what it would be. Older records are
+ * deleted: what they told is in the checkpoint. Readers below get -ESTALE. 0 or -errno. */
+int journal_skip(struct journal *j, uint64_t seq);
 
 /* A descriptor (eventfd, non-blocking, owned by the caller, closed by journal_unwatch) that
  * becomes readable when records are settled. It is signalled once, and again only after some

@@ -121,13 +121,13 @@ static int read_segment(struct journal *j, struct segment_cursor *c)
 }
 
 /* An earlier segment must lead up to the first record of the next one, @next. */
-static int check_whole(const struct journal *j, int result, uint64_t next, const char *dir)
+static int check_whole(struct journal *j, int result, uint64_t next, const char *dir)
 {
 	char name[SEGMENT_NAME_SIZE];
 
 	if (result < 0 && result != -EBADMSG)
 		return result;
-	if (j->head + 1 == next)
+	if (j->head + 1 == next || (result == 0 && journal_skip_gap(j, next) == 0))
 		return 0;
 	segment_name(j->segments[j->n_segments - 1].first, name);
 	log_error("journal: %s/%s is damaged: its records end at %" PRIu64

@@ -77,6 +77,15 @@ int journal_add_segment(struct journal *j, uint64_t first);
 void journal_mark(struct journal *j, uint64_t seq, uint64_t offset);
 void journal_drop_oldest(struct journal *j);
 
+/* Starts the next segment, with room for a record of @need bytes. */
+int journal_rotate(struct journal *j, size_t need);
+/* After records were appended or settled. */
+void journal_update_settled(struct journal *j);
+
+/* journal_skip.c: the next segment does not go on where the only one so far ends: 0 when numbers
+ * were skipped there, and the older one is gone; -EBADMSG when it is a hole. */
+int journal_skip_gap(struct journal *j, uint64_t next);
+
 /* journal_open.c: finds and checks the segments. */
 int journal_load(struct journal *j, const char *dir);
 

@@ -221,6 +221,57 @@ static void readers_stop_at_open_records(void **state)
 	journal_reader_close(r);
 }
 
+static void numbers_are_skipped(void **state)
+{
+	struct fixture *f = *state;
+	struct trace t = {0};
+	struct journal_reader *reader;
+	struct journal_record record;
+	uint64_t last = 0;
+
+	start(f);
+	for (int i = 0; i < 300; i++)
+		last = append(f->j, false, 100);
+	assert_int_equal(journal_reader_open(f->j, 1, &reader), 0);
+	assert_int_equal(journal_skip(f->j, last), 0); /* not back */
+	assert_int_equal(journal_head(f->j), last);
+	assert_int_equal(journal_skip(f->j, 1000000), 0);
+	assert_int_equal(journal_tail(f->j), 1000000);
+	assert_int_equal(journal_reader_next(reader, &record), -ESTALE);
+	journal_reader_close(reader);
+	assert_int_equal(append(f->j, false, 0), 1000001);
+	assert_int_equal(journal_settled(f->j), 1000001);
+	restart(f);
+	assert_int_equal(journal_recover(f->j, trace_one, &t), 0);
+	assert_int_equal(t.first, 1000000);
+	assert_int_equal(t.last, 1000001);
+	assert_int_equal(t.locals, 1);
+}
+
+/* Cut short before the segment that leads to the gap was deleted. */
+static void a_crash_while_numbers_are_skipped(void **state)
+{
+	struct fixture *f = *state;
+	char command[256];
+
+	start(f);
+	(void)append(f->j, false, 10);
+	assert_int_equal(journal_skip(f->j, 50), 0); /* makes a segment of a checkpoint alone */
+	journal_close(f->j);
+	(void)snprintf(command, sizeof(command), "mkdir %s/kept && cp %s/0* %s/kept", f->dir,
+		f->dir, f->dir);
+	assert_int_equal(system(command), 0);
+	start(f);
+	assert_int_equal(journal_skip(f->j, 500), 0);
+	journal_close(f->j);
+	(void)snprintf(command, sizeof(command), "mv %s/kept/* %s && rmdir %s/kept", f->dir, f->dir,
+		f->dir);
+	assert_int_equal(system(command), 0);
+	start(f);
+	assert_int_equal(journal_tail(f->j), 500);
+	assert_true(append(f->j, false, 0) > 500);
+}
+
 static void aborted_records_are_skipped(void **state)
 {
 	struct fixture *f = *state;
@@ -714,6 +765,8 @@ int main(void)
 		T(comes_back),
 		T(two_pieces_and_limits),
 		T(readers_stop_at_open_records),
+		T(numbers_are_skipped),
+		T(a_crash_while_numbers_are_skipped),
 		T(aborted_records_are_skipped),
 		T(doubt_survives_its_deciding),
 		T(trim_and_stale_readers),
