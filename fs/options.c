@@ -195,7 +195,8 @@ static int set_streams(struct options *o, const char *value, char **ret_error)
 	return 0;
 }
 
-static int set_vault_max(struct options *o, const char *value, char **ret_error)
+/* Bytes, or with a unit after the number. */
+static int parse_size(const char *value, uint64_t *ret, char **ret_error)
 {
 	static const char units[] = "KMGT";
 	unsigned long long n = 0;
@@ -214,7 +215,29 @@ static int set_vault_max(struct options *o, const char *value, char **ret_error)
 		return say(ret_error, -EINVAL,
 			"\"%s\" is no size: a number of bytes, or with K, M, G or T after it",
 			value);
-	o->vault_max = n << shift;
+	*ret = n << shift;
+	return 0;
+}
+
+static int set_vault_max(struct options *o, const char *value, char **ret_error)
+{
+	return parse_size(value, &o->vault_max, ret_error);
+}
+
+static int set_journal_max(struct options *o, const char *value, char **ret_error)
+{
+	int r = parse_size(value, &o->journal_max, ret_error);
+
+	if (r == 0 && o->journal_max < OPTIONS_JOURNAL_MIN)
+		return say(ret_error, -EINVAL, "\"%s\" is less than 1M", value);
+	return r;
+}
+
+static int set_seed(struct options *o, const char *value, char **ret_error)
+{
+	(void)value;
+	(void)ret_error;
+	o->seed = true;
 	return 0;
 }
 
@@ -329,7 +352,9 @@ static int set_known(
 	_cleanup_free_ char *reason = NULL;
 	int r;
 
-	if (!value || !*value)
+	if (!e->argument && value)
+		return say(ret_error, -EINVAL, "option %s takes no value", e->name);
+	if (e->argument && (!value || !*value))
 		return say(ret_error, -EINVAL, "option %s needs a value: %s=%s", e->name, e->name,
 			e->argument);
 	r = e->parser(o, value, &reason);
@@ -582,7 +607,8 @@ void options_help(FILE *f)
 	for (size_t i = 0; i < N_OPTIONS; i++) {
 		const struct option_entry *e = &option_table[i];
 
-		fprintf(f, "  %s=%s", e->name, e->argument);
+		fprintf(f, "  %s%s%s", e->name, e->argument ? "=" : "",
+			e->argument ? e->argument : "");
 		print_wrapped(f, e->help, 6);
 		fprintf(f, "\n      [%s]\n", e->value ? e->value : e->note);
 	}
@@ -593,7 +619,9 @@ void options_man(FILE *f)
 	for (size_t i = 0; i < N_OPTIONS; i++) {
 		const struct option_entry *e = &option_table[i];
 
-		fprintf(f, ".It Cm %s Ns = Ns Ar %s\n%s\nDefault: %s.\n", e->name, e->argument,
-			e->help, e->value ? e->value : e->note);
+		fprintf(f, ".It Cm %s", e->name);
+		if (e->argument)
+			fprintf(f, " Ns = Ns Ar %s", e->argument);
+		fprintf(f, "\n%s\nDefault: %s.\n", e->help, e->value ? e->value : e->note);
 	}
 }

@@ -23,6 +23,7 @@ enum exit_code {
 #define OPTIONS_PEERS_MAX 16
 #define OPTIONS_STREAMS_MAX 16
 #define OPTIONS_NODE_MAX 64
+#define OPTIONS_JOURNAL_MIN (1u << 20)
 
 enum options_action { ACTION_MOUNT, ACTION_HELP, ACTION_MAN, ACTION_VERSION };
 
@@ -41,7 +42,8 @@ struct options {
 	enum replica_order order;
 	char *node, *identity, *password_file, *known_hosts, *account, *state, *verify;
 	unsigned streams;
-	uint64_t vault_max; /* bytes */
+	uint64_t vault_max, journal_max; /* bytes */
+	bool seed;
 	enum log_level loglevel;
 	char *kernel; /* mount options for libfuse and the kernel, joined by commas; may be NULL */
 };

@@ -69,6 +69,8 @@ static int open_replica(struct server *v, char **ret_error)
 		.known_hosts = o->known_hosts,
 		.streams = o->streams,
 		.vault_max = o->vault_max,
+		.journal_max = o->journal_max,
+		.seed = o->seed,
 		.verify = o->verify,
 	};
 

@@ -73,6 +73,7 @@ struct peer {
 	bool covered; /* what the journal no longer has, the peer has had */
 	bool is_plain;
 	struct plain_status plain;
+	uint64_t acked;           /* its position as it last said; the sender's */
 	unsigned resync_needed;   /* enum resync_reason, bits */
 	const char *resync_phase; /* what the reconciler does with it, static text; NULL: nothing */
 	uint64_t resync_done, resync_total;
@@ -296,16 +297,27 @@ void replica_checkpoint(void *ctx, struct buf *dst);
 int replica_recover(struct replica *r);
 
 /* ---- resync_need.c ---- */
-enum resync_reason { RESYNC_PAIRING = 1 << 0, RESYNC_POWER = 1 << 1 };
+enum resync_reason {
+	RESYNC_PAIRING = 1 << 0,
+	RESYNC_POWER = 1 << 1,
+	RESYNC_RESTORED = 1 << 2,
+	RESYNC_FORGOTTEN = 1 << 3,
+	RESYNC_SEED = 1 << 4,
+	RESYNC_JOURNAL = 1 << 5,
+};
 /* The trees are to be reconciled, from now on and over restarts, until that was done. 0 or -errno:
  * then it is not remembered over a restart. */
 int resync_need(struct peer *p, unsigned reason);
+/* The peer has our changes up to @high, which we do not know of: our numbers go on above that. 0 or
+ * -errno. */
+int resync_restored(struct peer *p, uint64_t high);
 /* Whether the peer cannot count as in sync before that. */
 bool resync_is_due(struct peer *p);
 /* For status: what is done or waited for; NULL: nothing. The caller frees. */
 char *resync_text_locked(const struct peer *p);
-/* At the start, once the peers are made, and at an orderly end. */
-int resync_open(struct replica *r);
+/* At the start, once the peers are made, and at an orderly end. @seeded: the backing directory is
+ * another than before. */
+int resync_open(struct replica *r, bool seeded);
 void resync_close(struct replica *r);
 void *resync_thread(void *replica);
 

@@ -1002,6 +1002,8 @@ static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 		return e;
 	}
 	op.seq = seq;
+	if (seen.high > journal_head(v->replica->journal)) /* those were others of that number */
+		seen = (struct position){0};
 	if (waits_behind(v, &op))
 		return park(v, &op, &seen, 0);
 	e = carry_out(v, &op, &seen);

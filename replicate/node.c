@@ -67,8 +67,7 @@ static int new_identity(const char *name, struct node_identity *ret)
 	return 0;
 }
 
-static int check_identities(const struct node_identity *here, int here_error,
-	const struct node_identity *state, int state_error, char **ret_error)
+static int check_readable(int here_error, int state_error, char **ret_error)
 {
 	if (here_error < 0 && here_error != -ENOENT)
 		return say(ret_error, here_error,
@@ -78,49 +77,69 @@ static int check_identities(const struct node_identity *here, int here_error,
 		return say(ret_error, state_error,
 			"the state directory's file node cannot be read: %s",
 			strerror(-state_error));
+	return 0;
+}
+
+#define SEED "To fill it from the peer mount once with -o seed"
+
+static int check_identities(const struct node_identity *here, int here_error,
+	const struct node_identity *state, int state_error, char **ret_error)
+{
 	if (here_error == 0 && state_error == 0 && strcmp(here->id, state->id) != 0)
 		return say(ret_error, -ESTALE,
 			"the backing directory belongs to node %s (%s), the state directory to %s "
-			"(%s): give the state= that goes with it",
+			"(%s): give the state= that goes with it. " SEED,
 			here->name, here->id, state->name, state->id);
 	if (here_error < 0 && state_error == 0)
 		return say(ret_error, -ESTALE,
 			"the backing directory has no .tandemfs/node but the state directory is "
-			"that of node %s: is its disk mounted? To start anew with what is there, "
-			"remove the state directory",
+			"that of node %s: is its disk mounted? " SEED
+			"; to start anew with what is there, remove the state directory",
 			state->name);
 	if (here_error == 0 && state_error < 0)
 		return say(ret_error, -ESTALE,
 			"the backing directory belongs to node %s, of which the state directory "
-			"knows nothing: give the state= that goes with it, or, to start anew, "
-			"remove .tandemfs/node there",
+			"knows nothing: give the state= that goes with it. If that is lost mount "
+			"once with -o seed; to start anew remove .tandemfs/node there",
 			here->name);
 	return 0;
 }
 
-int node_identify(int dir, int state, const char *name, struct node_identity *ret, char **ret_error)
+static int write_identities(int dir, int state, const struct node_identity *n, char **ret_error)
 {
-	struct node_identity here = {0}, known = {0};
+	int r = write_identity(dir, n);
+
+	if (r == 0)
+		r = write_identity(state, n);
+	return r < 0 ? say(ret_error, r, "cannot write the node file: %s", strerror(-r)) : 0;
+}
+
+int node_identify(int dir, int state, const char *name, bool *seed, struct node_identity *ret,
+	char **ret_error)
+{
+	struct node_identity here = {0}, known = {0}, n;
 	int here_error = read_identity(dir, &here), state_error = read_identity(state, &known);
-	int r = check_identities(&here, here_error, &known, state_error, ret_error);
+	int r = check_readable(here_error, state_error, ret_error);
+	bool agree;
 
 	if (r < 0)
 		return r;
-	if (here_error == 0 && strcmp(here.name, name) == 0 && strcmp(known.name, name) == 0) {
-		*ret = here;
-		return 0;
-	}
-	if (here_error < 0)
-		r = new_identity(name, &here);
-	else
-		(void)snprintf(here.name, sizeof(here.name), "%s", name);
-	if (r == 0)
-		r = write_identity(dir, &here);
-	if (r == 0)
-		r = write_identity(state, &here);
+	agree = check_identities(&here, here_error, &known, state_error, ret_error) == 0;
+	if (!agree && !*seed)
+		return -ESTALE;
+	if (!agree)
+		free(steal_pointer(ret_error));
+	*seed = !agree;
+	n = state_error == 0 ? known : here;
+	if (here_error < 0 && state_error < 0)
+		r = new_identity(name, &n);
+	(void)snprintf(n.name, sizeof(n.name), "%s", name);
+	if (r == 0 && (!agree || here_error < 0 || strcmp(here.name, name) != 0 ||
+			      strcmp(known.name, name) != 0))
+		r = write_identities(dir, state, &n, ret_error);
 	if (r < 0)
-		return say(ret_error, r, "cannot write the node file: %s", strerror(-r));
-	*ret = here;
+		return *ret_error ? r : say(ret_error, r, "no identity: %s", strerror(-r));
+	*ret = n;
 	return 0;
 }
 

@@ -29,10 +29,12 @@ struct node_identity {
 int node_parse(const char *text, struct node_identity *ret);
 
 /* Compares the identity in state directory @state and backing directory @dir (its .tandemfs), and
- * makes both at the first start. @name is this start's name= and replaces an older one. 0 or
- * -errno; *ret_error as for replica_open. */
-int node_identify(
-	int dir, int state, const char *name, struct node_identity *ret, char **ret_error);
+ * makes both at the first start. @name is this start's name= and replaces an older one. When they
+ * do not agree that is an error, but with *seed the state's counts for both, or else the backing
+ * directory's; *seed then says whether it came to that. 0 or -errno; *ret_error as for
+ * replica_open. */
+int node_identify(int dir, int state, const char *name, bool *seed, struct node_identity *ret,
+	char **ret_error);
 
 /* The pairings. */
 struct pairing {

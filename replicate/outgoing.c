@@ -83,14 +83,11 @@ int outgoing_start(struct sender *s, const struct position *applied)
 	int r;
 
 	if (from < tail) { /* of what lies between nothing was for the peer, or it is lost to it */
-		if (!s->peer->covered && tail > 1)
-			log_warning(
-				"%s has our changes up to %llu, the journal begins at %llu: what lies "
-				"between is not replicated; compare with `tandemfs verify`",
-				peer_label(s->peer), (unsigned long long)applied->high,
-				(unsigned long long)tail);
+		if ((!s->peer->covered && tail > 1) || applied->high < s->peer->acked)
+			(void)resync_need(s->peer, RESYNC_FORGOTTEN); /* it says what is wrong */
 		from = tail;
 	}
+	s->peer->acked = applied->high;
 	r = journal_reader_open(s->replica->journal, from, &s->cursor);
 	if (r < 0)
 		return r;

@@ -420,10 +420,10 @@ static int accept_sender(struct receiver *v, const struct wire_hello *h, char **
 			r->node.name, r->config.state);
 	/* The hello is as old as its session: it counts only while nothing was sent in that. */
 	if (h->head < v->origin->applied.high && !session_has_log(v))
-		return say(why, -ESTALE,
-			"its journal ends at %llu but %llu of its changes were applied here: its "
-			"state is older than that (a restored backup?)",
-			(unsigned long long)h->head, (unsigned long long)v->origin->applied.high);
+		log_notice("%s has forgotten what it did after its change %llu, %llu were applied "
+			   "here: it goes on above that, and is reconciled",
+			h->name, (unsigned long long)h->head,
+			(unsigned long long)v->origin->applied.high);
 	(void)pthread_mutex_lock(&r->lock);
 	if (!pairings_has(&r->pairings, true, h->id)) {
 		struct node_identity sender = {0};

@@ -889,10 +889,11 @@ static int open_journal(struct replica *r, char **ret_error)
 
 static int open_all(struct replica *r, char **ret_error)
 {
+	bool seed = r->config.seed;
 	int e = open_directories(r, ret_error);
 
 	if (e == 0)
-		e = node_identify(r->control, r->state, r->config.node, &r->node, ret_error);
+		e = node_identify(r->control, r->state, r->config.node, &seed, &r->node, ret_error);
 	if (e < 0)
 		return e;
 	e = tree_new(&r->tree);
@@ -914,7 +915,7 @@ static int open_all(struct replica *r, char **ret_error)
 	if (e == 0)
 		e = inbound_new(r, &r->inbound);
 	if (e == 0)
-		e = resync_open(r);
+		e = resync_open(r, seed);
 	r->opened = e == 0;
 	return e;
 }

@@ -56,8 +56,11 @@ struct replica_config {
 	unsigned streams;                                   /* 1 to 16 */
 	const char *verify;                                 /* OpenSSL digest name or "none" */
 	uint64_t segment_size;                              /* of the journal, bytes; 0: 16 MiB */
-	uint64_t vault_max; /* bytes that the versions which lost a conflict may have; 0: 1 GiB */
-	unsigned stall_ms;  /* silence after which a peer is down; 0: 2000 */
+	uint64_t vault_max;   /* bytes that the versions which lost a conflict may have; 0: 1 GiB */
+	uint64_t journal_max; /* bytes that the journal may have while a peer is away; 0: 1 GiB */
+	bool seed; /* a backing directory that is not the one of the state is taken, and reconciled
+		    */
+	unsigned stall_ms; /* silence after which a peer is down; 0: 2000 */
 };
 
 /* What replication asks of the file system side. Called from replication's threads. All may be

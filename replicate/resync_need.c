@@ -7,6 +7,12 @@
  *
  *     pairing   the node with the smaller id, at the first contact with a peer
  *     power     whoever was cut off
+ *     restored  whoever was restored from a backup: finds that its peer has changes of it which its
+ *               own journal does not know. A number must not mean two things, so the journal's
+ *               numbers go on above them.
+ *     forgotten whose peer has gone back to what it was, which only the peer's own changes show it
+ *     seed      whoever was started with -o seed
+ *     journal   whose journal has dropped what a peer lacks
  */
 
 #include "resync.h"
@@ -34,6 +40,10 @@ static const struct reason {
 } reasons[] = {
 	{RESYNC_PAIRING, "pairing", "first pairing"},
 	{RESYNC_POWER, "power", "this machine went down while mounted"},
+	{RESYNC_RESTORED, "restored", "this node's state is older than what the peer has of it"},
+	{RESYNC_FORGOTTEN, "forgotten", "the peer has forgotten what it had"},
+	{RESYNC_SEED, "seed", "this backing directory is to be filled from the peer"},
+	{RESYNC_JOURNAL, "journal", "the journal no longer has what the peer lacks"},
 };
 #define N_REASONS (sizeof(reasons) / sizeof(*reasons))
 
@@ -129,6 +139,34 @@ int resync_need(struct peer *p, unsigned reason)
 	return e;
 }
 
+static int need_all(struct replica *r, unsigned reason)
+{
+	int e = 0;
+
+	for (size_t i = 0; i < r->n_peers && e == 0; i++)
+		e = resync_need(&r->peers[i], reason);
+	return e;
+}
+
+int resync_restored(struct peer *p, uint64_t high)
+{
+	struct replica *r = p->replica;
+	uint64_t head = journal_head(r->journal);
+	int e;
+
+	log_warning(
+		"%s has this node's changes up to %llu, the journal here ends at %llu: it is older "
+		"than that (a restored backup?), and goes on above",
+		peer_label(p), (unsigned long long)high, (unsigned long long)head);
+	e = need_all(r, RESYNC_RESTORED);
+	if (e == 0)
+		e = journal_skip(r->journal, high + 1);
+	if (e < 0)
+		log_error("journal: cannot go on at %llu: %s", (unsigned long long)high + 1,
+			strerror(-e));
+	return e;
+}
+
 bool resync_is_due(struct peer *p)
 {
 	struct replica *r = p->replica;
@@ -137,7 +175,8 @@ bool resync_is_due(struct peer *p)
 
 	(void)pthread_mutex_lock(&r->lock);
 	o = p->known ? origin_find_locked(r, p->node.id) : NULL;
-	due = r->threaded && p->resync_needed && o && o->seen;
+	due = r->threaded && p->resync_needed && p->known && !p->is_plain &&
+	      ((o && o->seen) || pairings_has(&r->pairings, true, p->node.id));
 	(void)pthread_mutex_unlock(&r->lock);
 	return due;
 }
@@ -180,7 +219,7 @@ static int read_boot_id(char dst[64])
 	return 0;
 }
 
-int resync_open(struct replica *r)
+int resync_open(struct replica *r, bool seeded)
 {
 	_cleanup_free_ char *last = NULL;
 	char now[64] = "";
@@ -192,8 +231,9 @@ int resync_open(struct replica *r)
 	if (e == 0)
 		e = durable_read(r->state, RUNNING_FILE, sizeof(now), &last, &len);
 	if (e == 0 && strcmp(last, now) != 0)
-		for (size_t i = 0; i < r->n_peers && e == 0; i++)
-			e = resync_need(&r->peers[i], RESYNC_POWER);
+		e = need_all(r, RESYNC_POWER);
+	if ((e == 0 || e == -ENOENT) && seeded)
+		e = need_all(r, RESYNC_SEED);
 	if (e == 0 || e == -ENOENT)
 		e = durable_replace(r->state, RUNNING_FILE, now, strlen(now), 0600, 1);
 	return e;

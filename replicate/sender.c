@@ -38,6 +38,8 @@
 #define ACK_BUSY_MS 5
 #define ACK_IDLE_MS 1000
 #define ACK_GREETING_MS 200
+/* While there is nothing new in the file it is opened anew so often. */
+#define ACK_REOPEN_MS 5000
 
 /* ---- making ---- */
 
@@ -414,6 +416,7 @@ static int open_ack(struct sender *s)
 {
 	_cleanup_free_ char *path = NULL;
 
+	s->ack_opened_ms = clock_mono_ms();
 	if (asprintf(&path, "%s/acks/%s", s->control, s->replica->node.id) < 0) {
 		path = NULL;
 		return -ENOMEM;
@@ -530,16 +533,10 @@ static int take_greeting(struct sender *s, const struct wire_ack *a)
 	if (strcmp(a->id, s->peer->node.id) != 0 || a->version != WIRE_VERSION)
 		return -EPROTO;
 	if (a->applied.high > journal_head(s->replica->journal)) {
-		_cleanup_free_ char *text = NULL;
+		int e = resync_restored(s->peer, a->applied.high);
 
-		(void)say(&text, 0,
-			"%s has our change %llu but our journal ends at %llu: this node's state is "
-			"older than what it sent (a restored backup?): remove the state directory "
-			"and .tandemfs/node to start as a new node",
-			peer_label(s->peer), (unsigned long long)a->applied.high,
-			(unsigned long long)journal_head(s->replica->journal));
-		drop_session(s, PEER_REFUSED, text ?: "our journal is older than the peer's copy");
-		return -ECANCELED;
+		if (e < 0)
+			return e;
 	}
 	s->last_ack = *a;
 	return begin_stream(s);
@@ -567,6 +564,7 @@ static int take_ack(struct sender *s, const struct wire_ack *a)
 		}
 	}
 	s->last_ack = *a;
+	s->peer->acked = a->applied.high;
 	outgoing_acked(s, &a->applied);
 	changes_flush(s->replica->changes);
 	return 0;
@@ -609,6 +607,17 @@ static uint64_t ack_due(const struct sender *s)
 	return s->ack_asked_ms + ack_pause(s);
 }
 
+/* The peer's directory may have been replaced by another one (a restored backup, a disk that was
+ * mounted), while the file that is open here is still what it was. */
+static void forget_old_ack(struct sender *s)
+{
+	if (!s->ack || (s->n_flights && !s->stalled) ||
+		clock_mono_ms() - s->ack_opened_ms < ACK_REOPEN_MS)
+		return;
+	(void)s->remote->ops->close(s->ack);
+	s->ack = NULL;
+}
+
 static int request_ack(struct sender *s)
 {
 	int r = 0;
@@ -616,6 +625,7 @@ static int request_ack(struct sender *s)
 	if (s->ack_reading || clock_mono_ms() < ack_due(s))
 		return 0;
 	s->ack_asked_ms = clock_mono_ms();
+	forget_old_ack(s);
 	if (!s->ack) {
 		r = open_ack(s);
 		if (r == -ENOENT && s->phase == SENDER_GREETING)

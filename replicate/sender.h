@@ -67,7 +67,7 @@ struct sender {
 	uint64_t session, segment, segment_bytes;
 	struct remote_file *log, *ack;
 	bool ack_reading;
-	uint64_t ack_asked_ms, last_news_ms, last_sent_ms;
+	uint64_t ack_opened_ms, ack_asked_ms, last_news_ms, last_sent_ms;
 	struct wire_ack last_ack;
 	bool stalled;
 

@@ -226,3 +226,107 @@ def test_in_use(pair):
         assert (p.a.path / "t" / f"f{i}").read_text() in (f"a {i}", f"b {i}")
     kept = [e["path"] for e in vault(p.a).values()]
     assert all(f"t/f{i}" in kept for i in range(n, 500))
+
+
+def save(server):
+    shutil.rmtree(server.top / "saved", ignore_errors=True)
+    for d in ("www", "state"):
+        shutil.copytree(server.top / d, server.top / "saved" / d, symlinks=True,
+                        copy_function=shutil.copy2)
+
+
+def put_back(server):
+    for d in ("www", "state"):
+        shutil.rmtree(server.top / d)
+        shutil.move(server.top / "saved" / d, server.top / d)
+
+
+def test_restored_backup(pair):
+    p = pair("mode=async")
+    for i in range(20):
+        (p.a.path / f"f{i}").write_text(f"before {i}")
+    p.in_sync()
+    assert p.a.stop() == 0
+    save(p.a)
+    p.a.start()
+    for i in range(20):
+        (p.a.path / f"f{i}").write_text(f"after {i}")
+        (p.b.path / f"g{i}").write_text(f"of b {i}")
+    (p.a.path / "f0").unlink()
+    p.in_sync()
+    assert p.a.stop() == 0
+    put_back(p.a)
+    p.a.start()
+    p.connected(60)
+    (p.a.path / "again").write_text("again")
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    for i in range(1, 20):
+        assert (p.a.path / f"f{i}").read_text() == f"after {i}"
+        assert (p.a.path / f"g{i}").read_text() == f"of b {i}"
+    assert (p.b.path / "again").read_text() == "again"
+    assert (p.b.path / "f0").read_text() == "before 0"  # nobody knows that it was removed
+    assert "older than that (a restored backup?)" in p.a.log()
+
+
+def test_peers_backup_restored(pair):
+    """Of a node that never wrote: its peer finds it out."""
+    p = pair("mode=async")
+    (p.a.path / "f").write_text("before")
+    p.in_sync()
+    assert p.b.stop() == 0
+    save(p.b)
+    p.b.start()
+    for i in range(20):
+        (p.a.path / f"f{i}").write_text("x" * i)
+    p.in_sync()
+    assert p.b.stop() == 0
+    put_back(p.b)
+    p.b.start()
+    wait_for("what was forgotten", lambda: (p.b.backing / "f19").exists())
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    assert (p.b.path / "f19").read_text() == "x" * 19
+
+
+def test_empty_backing_is_refused_and_seeded(pair):
+    p = pair("mode=async")
+    for i in range(20):
+        (p.a.path / f"f{i}").write_text(f"text {i}")
+    p.in_sync()
+    assert p.b.stop() == 0
+    shutil.rmtree(p.b.backing)
+    p.b.backing.mkdir()
+    p.b.backing.chmod(0o755)
+    p.b.start(wait=False)
+    assert p.b.process.wait(20) != 0
+    assert "is its disk mounted?" in p.b.log() and "-o seed" in p.b.log()
+    assert os.listdir(p.a.path)
+    options = p.b.options
+    p.b.options += ",seed"
+    p.b.start()
+    p.connected(60)
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    assert (p.b.path / "f3").read_text() == "text 3"
+    p.b.options = options
+
+
+def test_lost_state_is_seeded(pair):
+    p = pair("mode=async")
+    for i in range(20):
+        (p.a.path / f"f{i}").write_text(f"text {i}")
+        (p.b.path / f"g{i}").write_text(f"text {i}")
+    p.in_sync()
+    assert p.b.stop() == 0
+    shutil.rmtree(p.b.state)
+    p.b.start(wait=False)
+    assert p.b.process.wait(20) != 0
+    assert "-o seed" in p.b.log()
+    p.b.options += ",seed"
+    p.b.start()
+    p.connected(60)
+    (p.b.path / "after").write_text("after")
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    assert (p.a.path / "after").read_text() == "after"

@@ -152,21 +152,45 @@ static void test_identity(void **state)
 	struct dirs *d = *state;
 	struct node_identity first, again;
 	_cleanup_free_ char *error = NULL;
+	bool seed = false;
 
-	assert_int_equal(node_identify(d->backing, d->state, "web1", &first, &error), 0);
-	assert_int_equal(node_identify(d->backing, d->state, "web-one", &again, &error), 0);
+	assert_int_equal(node_identify(d->backing, d->state, "web1", &seed, &first, &error), 0);
+	assert_int_equal(node_identify(d->backing, d->state, "web-one", &seed, &again, &error), 0);
 	assert_string_equal(first.id, again.id);
 	assert_string_equal(again.name, "web-one");
 	/* the disk is not mounted */
 	assert_int_equal(renameat(d->backing, "node", d->backing, "kept"), 0);
-	assert_int_equal(node_identify(d->backing, d->state, "web1", &again, &error), -ESTALE);
+	assert_int_equal(
+		node_identify(d->backing, d->state, "web1", &seed, &again, &error), -ESTALE);
 	assert_non_null(strstr(error, "mounted"));
 	assert_int_equal(renameat(d->backing, "kept", d->backing, "node"), 0);
 	/* the state directory is another one */
 	free(steal_pointer(&error));
 	assert_int_equal(unlinkat(d->state, "node", 0), 0);
-	assert_int_equal(node_identify(d->backing, d->state, "web1", &again, &error), -ESTALE);
+	assert_int_equal(
+		node_identify(d->backing, d->state, "web1", &seed, &again, &error), -ESTALE);
 	assert_non_null(error);
+	/* and is to be */
+	free(steal_pointer(&error));
+	seed = true;
+	assert_int_equal(node_identify(d->backing, d->state, "web1", &seed, &again, &error), 0);
+	assert_true(seed);
+	assert_null(error);
+	assert_string_equal(first.id, again.id);
+	assert_int_equal(node_identify(d->backing, d->state, "web1", &seed, &again, &error), 0);
+	assert_false(seed); /* there was no need */
+	/* another node's disk: the state counts */
+	assert_int_equal(renameat(d->backing, "node", d->backing, "kept"), 0);
+	assert_int_equal(unlinkat(d->state, "node", 0), 0);
+	assert_int_equal(node_identify(d->backing, d->state, "web1", &seed, &first, &error), 0);
+	assert_string_not_equal(first.id, again.id);
+	assert_int_equal(renameat(d->backing, "kept", d->backing, "node"), 0);
+	assert_int_equal(
+		node_identify(d->backing, d->state, "web1", &seed, &again, &error), -ESTALE);
+	seed = true;
+	free(steal_pointer(&error));
+	assert_int_equal(node_identify(d->backing, d->state, "web1", &seed, &again, &error), 0);
+	assert_string_equal(first.id, again.id);
 }
 
 static void test_pairings(void **state)
