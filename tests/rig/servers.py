@@ -240,10 +240,22 @@ class Server:
         try:
             code = self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
+            self.say_where_it_hangs()
             self.kill()
             raise
         self.process = None
         return code
+
+    def say_where_it_hangs(self):
+        for task in sorted(pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()):
+            try:
+                print(task.name, *((task / f).read_text().strip()
+                                   for f in ("comm", "wchan", "syscall")))
+            except OSError as e:
+                print(task.name, e)
+        if shutil.which("gdb"):
+            print(run("gdb", "-p", str(self.process.pid), "-batch", "-ex",
+                      "thread apply all bt 14", check=False).stdout)
 
     def log(self):
         return self.log_path.read_text(errors="replace")
