@@ -27,6 +27,10 @@
 #define AGE_WHOLE_QUIET (30 * NS_PER_S)
 #define AGE_WHOLE (600 * NS_PER_S)
 
+/* A file that is written front to back travels ahead of its close from here on; in such steps. */
+#define GROWN_MIN (4u << 20)
+#define GROWN_STEP (1u << 20)
+
 static uint64_t monotonic_ns(void)
 {
 	struct timespec ts;
@@ -166,6 +170,7 @@ static int dirty_mark_whole(struct mount *m, struct inode *i, char *path)
 	replica_clean(m->replica, i->dirty->seq);
 	i->dirty->seq = seq;
 	i->dirty->whole = true;
+	i->dirty->scattered = true; /* until it is empty */
 	i->dirty->ranges.n = 0;
 	return 0;
 }
@@ -231,11 +236,39 @@ int dirty_begin(struct mount *m, struct inode *i, bool whole)
 	return done ? 0 : dirty_mark(m, i, whole);
 }
 
+static void tell_growth(struct mount *m, struct inode *i, struct dirty *d)
+{
+	struct fid fid;
+
+	inode_fid(i, &fid);
+	replica_grown(m->replica, d->seq, &fid, d->front);
+	d->told = d->front;
+}
+
+/* After a change of a file that is written anew; the inode's lock is held. */
+static void note_growth(
+	struct mount *m, struct inode *i, uint64_t start, uint64_t len, bool emptied)
+{
+	struct dirty *d = i->dirty;
+
+	if (emptied && !d->told) {
+		d->front = 0;
+		d->scattered = false;
+	} else if (len > 0 && start == d->front && !d->scattered) {
+		d->front += len;
+		if (d->front >= GROWN_MIN && d->front - d->told >= GROWN_STEP)
+			tell_growth(m, i, d);
+	} else if (!d->scattered) {
+		d->scattered = true;
+		if (d->told)
+			replica_rewritten(m->replica, d->seq);
+	}
+}
+
 void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, bool whole)
 {
 	struct dirty *d;
 
-	(void)m;
 	(void)pthread_mutex_lock(&i->lock);
 	writer_drop(i);
 	lost_version_changed(i);
@@ -244,10 +277,12 @@ void dirty_end(struct mount *m, struct inode *i, uint64_t start, uint64_t len, b
 		d->last = monotonic_ns();
 		d->whole |= whole;
 		d->written = !whole && (d->written || len > 0);
-		if (d->whole)
+		if (d->whole) {
 			d->ranges.n = 0;
-		else
+			note_growth(m, i, start, len, whole);
+		} else {
 			(void)ranges_add(&d->ranges, start, len, DIRTY_RANGES); /* has room */
+		}
 	}
 	(void)pthread_mutex_unlock(&i->lock);
 }
@@ -332,6 +367,8 @@ static int content_note(struct mount *m, struct inode *i, char *path)
 	op.time = d->made ? d->made : replica_now(m->replica);
 	if (d->whole) {
 		op.flags = OP_WHOLE;
+		if (d->told && !d->scattered && d->told < d->front)
+			tell_growth(m, i, d);
 	} else {
 		op.ranges = d->ranges.list;
 		op.n_ranges = d->ranges.n;
@@ -360,7 +397,7 @@ static int dirty_renew(
 			return r;
 		d->ranges.n = 0;
 		d->whole = false;
-		d->made = 0;
+		d->made = d->front = d->told = 0;
 		d->first = monotonic_ns();
 	}
 	*ret_old = old;

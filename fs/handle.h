@@ -53,6 +53,9 @@ struct dirty {
 	bool written;                     /* bytes came since it was made or truncated */
 	unsigned writers;                 /* changes under way */
 	atomic_uint_fast64_t first, last; /* of the changes, ns of the monotonic clock */
+	uint64_t front;                   /* whole: written front to back up to here, bytes */
+	bool scattered;                   /* whole: and elsewhere */
+	uint64_t told;                    /* front as replication was last told; 0: never */
 	struct ranges ranges;             /* in room: adding to it cannot fail */
 	struct range room[DIRTY_RANGES + 1];
 };

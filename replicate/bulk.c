@@ -6,44 +6,19 @@
  * result is thrown away.
  */
 
-#include "bulk.h"
+#include "bulk_impl.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "content.h"
-#include "digest_async.h"
 
 #include <errno.h>
 #include <string.h>
 #include <utlist.h>
 
-#define BLOCK (512u << 10)
 /* Beyond this a thread for the digest pays. */
 #define DIGEST_BESIDE (4u << 20)
-
-struct worker {
-	struct bulk *bulk;
-	pthread_t thread;
-	struct remote *remote;
-	bool connected;
-};
-
-struct bulk {
-	struct peer *peer;
-	int wake;
-	unsigned streams;
-	struct worker *workers;
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	/* guarded by lock */
-	struct bulk_job *waiting, *finished;
-	char *stage; /* directory at the peer */
-	unsigned running, started;
-	uint64_t generation;
-	uint64_t bytes;
-	bool ending;
-};
 
 void bulk_job_free(struct bulk_job *job)
 {
@@ -67,6 +42,8 @@ int bulk_new(struct peer *p, unsigned streams, int wake, struct bulk **ret)
 	b->streams = streams;
 	(void)pthread_mutex_init(&b->lock, NULL);
 	(void)pthread_cond_init(&b->changed, NULL);
+	(void)pthread_cond_init(&b->early_changed, NULL);
+	b->early_worker.bulk = b;
 	*ret = b;
 	return 0;
 }
@@ -80,6 +57,12 @@ static void free_queue(struct bulk_job **queue)
 	*queue = NULL;
 }
 
+static void worker_free(struct worker *w)
+{
+	if (w->remote)
+		w->remote->ops->free(w->remote);
+}
+
 void bulk_free(struct bulk *b)
 {
 	if (!b)
@@ -88,22 +71,27 @@ void bulk_free(struct bulk *b)
 	b->ending = true;
 	b->generation++;
 	(void)pthread_cond_broadcast(&b->changed);
+	(void)pthread_cond_broadcast(&b->early_changed);
 	(void)pthread_mutex_unlock(&b->lock);
 	for (unsigned i = 0; i < b->started; i++)
 		(void)pthread_join(b->workers[i].thread, NULL);
+	if (b->early_started)
+		(void)pthread_join(b->early_worker.thread, NULL);
+	early_free_all(b);
 	for (unsigned i = 0; i < b->streams; i++)
-		if (b->workers[i].remote)
-			b->workers[i].remote->ops->free(b->workers[i].remote);
+		worker_free(&b->workers[i]);
+	worker_free(&b->early_worker);
 	free_queue(&b->waiting);
 	free_queue(&b->finished);
 	free(b->stage);
 	free(b->workers);
 	(void)pthread_cond_destroy(&b->changed);
+	(void)pthread_cond_destroy(&b->early_changed);
 	(void)pthread_mutex_destroy(&b->lock);
 	free(b);
 }
 
-static bool is_stale(struct bulk *b, uint64_t generation)
+bool bulk_is_stale(struct bulk *b, uint64_t generation)
 {
 	bool stale;
 
@@ -115,10 +103,10 @@ static bool is_stale(struct bulk *b, uint64_t generation)
 
 bool bulk_unwanted(const struct bulk_job *job)
 {
-	return is_stale(job->bulk, job->generation);
+	return bulk_is_stale(job->bulk, job->generation);
 }
 
-static int connect_worker(struct worker *w)
+int worker_connect(struct worker *w)
 {
 	struct peer *p = w->bulk->peer;
 	_cleanup_free_ char *error = NULL;
@@ -140,53 +128,22 @@ static int connect_worker(struct worker *w)
 	return 0;
 }
 
-static int copy_block(struct bulk_job *job, struct remote *remote, struct remote_file *file,
-	struct digest_async *digest, uint8_t *block, uint64_t offset, size_t len)
+void worker_disconnect(struct worker *w)
 {
-	int r = content_read(job->fd, job->op.content, offset, block, len);
-
-	if (r == 0 && digest)
-		r = digest_async_feed(digest, block, len);
-	if (r < 0)
-		return r;
-	r = remote->ops->write(file, offset, block, len);
-	job->remote_failed = r < 0;
-	return r;
+	if (w->connected)
+		w->remote->ops->disconnect(w->remote);
+	w->connected = false;
 }
 
-static int start_digest(const struct bulk *b, const struct content *c, struct digest_async **ret)
+/* ---- one file's data ---- */
+
+static int start_digest(const struct bulk *b, uint64_t len, struct digest_async **ret)
 {
 	const struct replica *r = b->peer->replica;
 
 	if (strcmp(r->config.verify, "none") == 0)
 		return 0;
-	return digest_async_new(r->config.verify, r->threaded && c->data_len > DIGEST_BESIDE, ret);
-}
-
-static int copy_data(struct bulk *b, struct bulk_job *job, uint64_t generation,
-	struct remote *remote, struct remote_file *file)
-{
-	struct content *c = job->op.content;
-	_cleanup_free_ uint8_t *blocks = malloc(2 * BLOCK);
-	_cleanup_digest_async_ struct digest_async *digest = NULL; /* ends before they are freed */
-	int r = blocks ? start_digest(b, c, &digest) : -ENOMEM;
-
-	for (uint64_t at = 0; at < c->data_len && r == 0; at += BLOCK) {
-		uint64_t left = c->data_len - at;
-		uint8_t *block = blocks + at / BLOCK % 2 * BLOCK;
-
-		if (is_stale(b, generation))
-			r = -ECANCELED;
-		else
-			r = copy_block(job, remote, file, digest, block, at,
-				left < BLOCK ? (size_t)left : BLOCK);
-	}
-	if (r == 0 && digest) {
-		(void)snprintf(c->digest_name, sizeof(c->digest_name), "%s",
-			b->peer->replica->config.verify);
-		r = digest_async_finish(digest, c->digest, &c->digest_len);
-	}
-	return r;
+	return digest_async_new(r->config.verify, r->threaded && len > DIGEST_BESIDE, ret);
 }
 
 /* What was uploaded under the name before is not written over: the peer may have begun to read it.
@@ -203,14 +160,85 @@ static int open_new(struct remote *remote, const char *path, struct remote_file 
 	return r < 0 ? r : ops->open(remote, path, flags, 0600, ret);
 }
 
-static int upload(struct worker *w, struct bulk_job *job, const char *stage, uint64_t generation)
+int upload_open(struct upload *u, const struct bulk *b, const char *path, uint64_t len)
 {
-	const struct remote_ops *ops;
-	struct remote_file *file;
-	_cleanup_free_ char *path = NULL;
-	int r, closed;
+	int r = open_new(u->remote, path, &u->file);
 
-	r = connect_worker(w);
+	u->remote_failed = r < 0;
+	if (r < 0)
+		return r;
+	u->blocks = malloc((size_t)2 * BULK_BLOCK);
+	return u->blocks ? start_digest(b, len, &u->digest) : -ENOMEM;
+}
+
+int upload_block(struct upload *u, uint64_t end)
+{
+	uint8_t *block = u->blocks + u->at / BULK_BLOCK % 2 * BULK_BLOCK;
+	size_t len = end - u->at < BULK_BLOCK ? (size_t)(end - u->at) : BULK_BLOCK;
+	int r = content_read(u->fd, u->content, u->at, block, len);
+
+	if (r == 0 && u->digest)
+		r = digest_async_feed(u->digest, block, len);
+	if (r < 0)
+		return r;
+	r = u->remote->ops->write(u->file, u->at, block, len);
+	u->remote_failed = r < 0;
+	u->at += len;
+	return r;
+}
+
+int upload_digest(struct upload *u, const struct bulk *b, struct content *c)
+{
+	if (!u->digest)
+		return 0;
+	(void)snprintf(
+		c->digest_name, sizeof(c->digest_name), "%s", b->peer->replica->config.verify);
+	return digest_async_finish(u->digest, c->digest, &c->digest_len);
+}
+
+int upload_close(struct upload *u)
+{
+	int r = u->file ? u->remote->ops->close(u->file) : 0;
+
+	u->remote_failed |= r < 0;
+	u->file = NULL;
+	digest_async_free(u->digest); /* before the blocks that it reads */
+	u->digest = NULL;
+	free(u->blocks);
+	u->blocks = NULL;
+	return r;
+}
+
+/* ---- jobs ---- */
+
+static int send_data(struct bulk *b, struct bulk_job *job, struct upload *u)
+{
+	struct content *c = job->op.content;
+	int r = 0;
+
+	while (u->at < c->data_len && r == 0)
+		r = bulk_unwanted(job) ? -ECANCELED : upload_block(u, c->data_len);
+	return r < 0 ? r : upload_digest(u, b, c);
+}
+
+static int send_stream(
+	struct bulk *b, struct bulk_job *job, struct remote *remote, const char *path)
+{
+	struct upload u = {.fd = job->fd, .content = job->op.content, .remote = remote};
+	int closed, r = upload_open(&u, b, path, job->op.content->data_len);
+
+	if (r == 0)
+		r = send_data(b, job, &u);
+	closed = upload_close(&u);
+	job->remote_failed = u.remote_failed;
+	return r < 0 ? r : closed;
+}
+
+static int run_upload(struct worker *w, struct bulk_job *job, const char *stage)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = worker_connect(w);
+
 	if (r == 0 && asprintf(&path, "%s/%s", stage, job->op.content->stage) < 0) {
 		path = NULL;
 		r = -ENOMEM;
@@ -218,54 +246,46 @@ static int upload(struct worker *w, struct bulk_job *job, const char *stage, uin
 	job->remote_failed = true;
 	if (r < 0)
 		return r;
-	ops = w->remote->ops;
-	if (job->put) {
-		r = job->put(job, w->remote, path);
-		job->remote_failed = !ops->connected(w->remote);
-		return r;
-	}
-	r = open_new(w->remote, path, &file);
-	if (r < 0)
-		return r;
-	job->remote_failed = false;
-	r = copy_data(w->bulk, job, generation, w->remote, file);
-	closed = ops->close(file);
-	if (r == 0 && closed < 0) {
-		job->remote_failed = true;
-		r = closed;
-	}
+	if (!job->put)
+		return send_stream(w->bulk, job, w->remote, path);
+	r = job->put(job, w->remote, path);
+	job->remote_failed = !w->remote->ops->connected(w->remote);
 	return r;
+}
+
+void bulk_finish(struct bulk *b, struct bulk_job *job)
+{
+	uint64_t one = 1;
+
+	(void)pthread_mutex_lock(&b->lock);
+	b->bytes -= job->op.content->data_len;
+	if (b->generation == job->generation) {
+		LL_APPEND(b->finished, job);
+		job = NULL;
+	}
+	(void)pthread_mutex_unlock(&b->lock);
+	bulk_job_free(job);
+	if (write(b->wake, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_warning("bulk: cannot wake the sender: %s", strerror(errno));
 }
 
 static void run_job(struct worker *w, struct bulk_job *job)
 {
 	struct bulk *b = w->bulk;
 	_cleanup_free_ char *stage = NULL;
-	uint64_t generation, one = 1;
 
 	(void)pthread_mutex_lock(&b->lock);
-	generation = b->generation;
+	job->generation = b->generation;
 	stage = strdup(b->stage);
 	(void)pthread_mutex_unlock(&b->lock);
 	job->bulk = b;
-	job->generation = generation;
-	job->result = stage ? upload(w, job, stage, generation) : -ENOMEM;
-	if (job->result < 0 && job->remote_failed && w->connected) {
-		w->remote->ops->disconnect(w->remote);
-		w->connected = false;
-	}
+	job->result = stage ? run_upload(w, job, stage) : -ENOMEM;
+	if (job->result < 0 && job->remote_failed)
+		worker_disconnect(w);
 	(void)pthread_mutex_lock(&b->lock);
 	b->running--;
-	b->bytes -= job->op.content->data_len;
-	if (b->generation == generation) {
-		LL_APPEND(b->finished, job);
-		job = NULL;
-	}
-	(void)pthread_cond_broadcast(&b->changed);
 	(void)pthread_mutex_unlock(&b->lock);
-	bulk_job_free(job);
-	if (write(b->wake, &one, sizeof(one)) < 0 && errno != EAGAIN)
-		log_warning("bulk: cannot wake the sender: %s", strerror(errno));
+	bulk_finish(b, job);
 }
 
 static struct bulk_job *next_job_locked(struct bulk *b)
@@ -307,7 +327,7 @@ bool bulk_step(struct bulk *b)
 	job = next_job_locked(b);
 	(void)pthread_mutex_unlock(&b->lock);
 	if (!job)
-		return false;
+		return early_step(b);
 	b->workers[0].bulk = b;
 	run_job(&b->workers[0], job);
 	return true;
@@ -374,6 +394,7 @@ void bulk_cancel(struct bulk *b)
 		bulk_job_free(job);
 	}
 	free_queue(&b->finished);
+	(void)pthread_cond_broadcast(&b->early_changed);
 	(void)pthread_mutex_unlock(&b->lock);
 }
 

@@ -35,6 +35,7 @@
 
 struct sender;
 struct inbound;
+struct growing;
 
 /* A node whose operations are applied here. */
 struct origin {
@@ -131,8 +132,9 @@ struct replica {
 	void *make_remote_ctx;
 	struct aborted *aborted; /* from before the start; not changed after replica_open */
 	atomic_uint_fast64_t last_time;
-	atomic_uint_fast64_t last_local; /* newest JOURNAL_LOCAL record */
-	atomic_uint sync_waiters;        /* callers in replica_wait */
+	atomic_uint_fast64_t last_local;   /* newest JOURNAL_LOCAL record */
+	atomic_uint sync_waiters;          /* callers in replica_wait */
+	atomic_uint_fast64_t growing_made; /* newest id of growing */
 	atomic_bool closing;
 	unsigned stall_ms;
 	bool threaded; /* set by replica_start; false under simulation */
@@ -152,6 +154,7 @@ struct replica {
 	/* Once all of the peer's ops up to unseen_head were applied, it has seen ours up to
 	 * unseen_upto in all that it still sends. */
 	uint64_t unseen_head, unseen_upto;
+	struct growing *growing; /* see growing.h */
 };
 
 /* ---- replica.c ---- */
@@ -328,6 +331,8 @@ void sender_free(struct sender *s);
 void sender_turn(struct sender *s, int timeout_ms);
 /* Wakes a waiting round, from any thread. */
 void sender_wake(struct sender *s);
+/* A file that is being written (growing.h) has news. From any thread. */
+void sender_grown(struct sender *s);
 
 /* ---- inbound.c ---- */
 int inbound_new(struct replica *r, struct inbound **ret);

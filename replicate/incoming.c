@@ -24,6 +24,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "content.h"
+#include "growing.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -190,6 +191,7 @@ int incoming_apply(struct receiver *v, struct op *op, struct remote_record *m)
 	e = append_remote(v, m, op, true, &own);
 	if (e < 0)
 		return e;
+	growing_changed(r, &op->fid);
 	fault_point("receiver.apply.before");
 	e = op_apply(&target, op, &result);
 	fault_point("receiver.apply.after");

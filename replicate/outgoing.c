@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "content.h"
+#include "growing.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -71,7 +72,7 @@ void outgoing_reset(struct sender *s)
 	buf_reset(&s->out);
 	s->barrier = s->at_end = false;
 	s->n_resend = 0;
-	s->last_sent = 0;
+	s->last_sent = s->growing_seen = 0;
 	if (s->cursor)
 		journal_reader_close(s->cursor);
 	s->cursor = NULL;
@@ -213,6 +214,21 @@ static int wait_for_writer(struct sender *s, struct op *op, const struct local_h
 	return r;
 }
 
+static int stage_path(const struct sender *s, char **ret)
+{
+	if (asprintf(ret, "%s/in/%s/stage", s->control, s->replica->node.id) >= 0)
+		return 0;
+	*ret = NULL;
+	return -ENOMEM;
+}
+
+/* Of the record @seq's data. */
+static void stage_name(const struct sender *s, uint64_t seq, char dst[OP_STAGE_NAME_MAX + 1])
+{
+	(void)snprintf(dst, OP_STAGE_NAME_MAX + 1, "%016llx-%016llx",
+		(unsigned long long)s->session, (unsigned long long)seq);
+}
+
 static int start_upload(struct sender *s, struct op *op, const struct local_head *head,
 	const struct stat *before, int *fd)
 {
@@ -224,14 +240,10 @@ static int start_upload(struct sender *s, struct op *op, const struct local_head
 	if (!job)
 		return -ENOMEM;
 	job->fd = -1;
-	if (asprintf(&stage, "%s/in/%s/stage", s->control, s->replica->node.id) < 0) {
-		stage = NULL;
-		free(job);
-		return -ENOMEM;
-	}
-	(void)snprintf(op->content->stage, sizeof(op->content->stage), "%016llx-%016llx",
-		(unsigned long long)s->session, (unsigned long long)op->seq);
-	r = relaxed ? announce(s, op) : 0;
+	stage_name(s, op->seq, op->content->stage);
+	r = stage_path(s, &stage);
+	if (r == 0 && relaxed)
+		r = announce(s, op);
 	if (r == 0) {
 		job->started_ms = clock_mono_ms();
 		job->head = *head;
@@ -241,7 +253,8 @@ static int start_upload(struct sender *s, struct op *op, const struct local_head
 		*op = (struct op){0};
 		if (relaxed)
 			job->op.flags |= OP_LATE;
-		r = bulk_submit(s->bulk, job, stage);
+		if (job->op.type != OP_CONTENT || !bulk_early_take(s->bulk, job))
+			r = bulk_submit(s->bulk, job, stage);
 	}
 	if (r < 0) {
 		bulk_job_free(job);
@@ -272,8 +285,10 @@ static int send_content(struct sender *s, struct op *op, const struct local_head
 
 	if (e == 0)
 		e = content_describe(fd, op, &st);
-	if (is_gone(e))
+	if (is_gone(e)) {
+		bulk_early_drop(s->bulk, &op->fid);
 		return put_void(s, op);
+	}
 	if (e == 0 && replica_whole_dirty(r, &op->fid))
 		return wait_for_writer(s, op, head);
 	if (e == 0 && content_data_len(op->content) > INLINE_MAX)
@@ -442,6 +457,53 @@ int outgoing_fill(struct sender *s)
 
 /* ---- uploads ---- */
 
+static int begin_early(struct sender *s, struct growing *g)
+{
+	_cleanup_free_ char *stage = NULL;
+	char name[OP_STAGE_NAME_MAX + 1];
+	int r = stage_path(s, &stage);
+
+	stage_name(s, g->seq, name);
+	return r < 0 ? r : bulk_early(s->bulk, g, stage, name);
+}
+
+int outgoing_early(struct sender *s)
+{
+	struct replica *r = s->replica;
+	uint64_t made = atomic_load(&r->growing_made);
+	struct growing *g;
+
+	if (s->growing_seen == made)
+		return 0;
+	while ((g = growing_next(r, s->growing_seen))) {
+		uint64_t id = g->id;
+		int e = begin_early(s, g);
+
+		if (e < 0)
+			growing_put(r, g);
+		if (e == -EBUSY) /* later, if it is still there then */
+			return 0;
+		if (e < 0)
+			return e;
+		s->growing_seen = id;
+	}
+	s->growing_seen = made;
+	return 0;
+}
+
+/* What was uploaded is not what the file is by now. */
+static int discard_upload(struct sender *s, const struct bulk_job *job)
+{
+	_cleanup_free_ char *stage = NULL, *path = NULL;
+	int r = stage_path(s, &stage);
+
+	if (r == 0 && asprintf(&path, "%s/%s", stage, job->op.content->stage) < 0) {
+		path = NULL;
+		r = -ENOMEM;
+	}
+	return r < 0 ? r : s->remote->ops->remove(s->remote, path);
+}
+
 static int finish_upload(struct sender *s, struct bulk_job *job)
 {
 	bool changed;
@@ -455,8 +517,11 @@ static int finish_upload(struct sender *s, struct bulk_job *job)
 	drop_deferred(s, job->op.seq);
 	s->barrier = false;
 	changed = !content_unchanged(&job->before, job->fd) && job->head.tries++ < TRIES_MAX;
-	if (changed || replica_whole_dirty(s->replica, &job->op.fid))
-		return wait_for_writer(s, &job->op, &job->head);
+	if (changed || replica_whole_dirty(s->replica, &job->op.fid)) {
+		int r = discard_upload(s, job);
+
+		return r < 0 ? r : wait_for_writer(s, &job->op, &job->head);
+	}
 	return put_frame(s, WIRE_OP, &job->op, &job->head, job->started_ms);
 }
 

@@ -14,7 +14,7 @@
  * here), for PASS and LATE The checkpoint's layout stands in recover.c.
  */
 
-#include "impl.h"
+#include "growing.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -197,6 +197,7 @@ void replica_clean(struct replica *r, uint64_t seq)
 {
 	struct dirty *d;
 
+	growing_settled(r, seq);
 	(void)pthread_mutex_lock(&r->lock);
 	HASH_FIND(hh, r->dirty, &seq, sizeof(seq), d);
 	if (d)
@@ -573,6 +574,8 @@ static int mark_appended(struct replica *r, struct op *op)
 		return e;
 	if (!(op->flags & OP_FORCE))
 		touched_add(r->touched, op);
+	if ((op->type == OP_CONTENT && !(op->flags & OP_FORCE)) || op->type == OP_DIRTY)
+		growing_journaled(r, op);
 	if (op->type == OP_CREATE || op->type == OP_DIRTY)
 		return mark_dirty(r, op);
 	note_pending(r, op);
@@ -1037,6 +1040,7 @@ static void free_tables(struct replica *r)
 	}
 	unseen_free(r->unseen);
 	touched_free(r->touched);
+	growing_free_all(r);
 	pairings_clear(&r->pairings);
 }
 

@@ -113,6 +113,13 @@ void replica_touch(struct replica *r, const char *dir, uint64_t time);
  */
 int replica_note(struct replica *r, struct op *op);
 
+/* The file @fid, being written anew since the record @seq marked it so, has grown front to back:
+ * its first @front bytes stay as they are, or replica_rewritten() is called before the file's
+ * OP_CONTENT is noted. So the peers can be sent them already. @front is exact when the OP_CONTENT
+ * is noted. The caller holds what orders the writes of the inode. */
+void replica_grown(struct replica *r, uint64_t seq, const struct fid *fid, uint64_t front);
+void replica_rewritten(struct replica *r, uint64_t seq);
+
 /* A dirty inode (OP_CREATE or OP_DIRTY) has its OP_CONTENT, or is gone: the record that marked it,
  * @seq, need not be kept any more. */
 void replica_clean(struct replica *r, uint64_t seq);

@@ -121,6 +121,11 @@ void sender_wake(struct sender *s)
 		log_warning("sender: cannot wake: %s", strerror(errno));
 }
 
+void sender_grown(struct sender *s)
+{
+	bulk_early_wake(s->bulk);
+}
+
 static void drain_wakes(struct sender *s)
 {
 	uint64_t n;
@@ -668,6 +673,8 @@ static int stream(struct sender *s)
 {
 	int r = outgoing_collect(s);
 
+	if (r == 0)
+		r = outgoing_early(s);
 	if (r == 0)
 		r = outgoing_fill(s);
 	return r < 0 ? r : write_out(s);

@@ -87,6 +87,8 @@ struct sender {
 	struct deferred *deferred;
 	unsigned n_deferred;
 	struct unready *unready;
+	uint64_t
+		growing_seen; /* files that are being written, up to this id, have been looked at */
 
 	struct buf out; /* frames not yet written */
 	struct flight *flights;
@@ -100,6 +102,9 @@ int outgoing_fill(struct sender *s);
 /* Turns finished uploads, and files that were closed meanwhile, into frames. 0 or -errno (the
  * session must end). */
 int outgoing_collect(struct sender *s);
+
+/* Begins to upload what is large and still being written. */
+int outgoing_early(struct sender *s);
 
 /* Forgets all that belongs to the session. */
 void outgoing_reset(struct sender *s);

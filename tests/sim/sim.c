@@ -155,7 +155,8 @@ static void turn_of(struct sim_node *n)
 		sender_turn(s, 0);
 		break;
 	case 5:
-		(void)bulk_step(s->bulk);
+		for (unsigned k = sim_below(4); bulk_step(s->bulk) && k;)
+			k--;
 		break;
 	default:
 		(void)inbound_turn(n->replica->inbound);
@@ -258,7 +259,7 @@ static void compare(void)
 		"cd %s && find . -path ./.tandemfs -prune -o -printf '%%P %%y %%m %%s %%T@ %%n %%l\\n' "
 		"| sort > %s.list; cd %s && find . -path ./.tandemfs -prune -o -printf "
 		"'%%P %%y %%m %%s %%T@ %%n %%l\\n' | sort > %s.list; "
-		"diff -u %s.list %s.list >&2 && diff -r -x .tandemfs %s %s >&2 && echo same",
+		"diff -u %s.list %s.list >&2 && diff -rq -x .tandemfs %s %s >&2 && echo same",
 		sim.nodes[0].backing, sim.nodes[0].backing, sim.nodes[1].backing,
 		sim.nodes[1].backing, sim.nodes[0].backing, sim.nodes[1].backing,
 		sim.nodes[0].backing, sim.nodes[1].backing);

@@ -19,6 +19,7 @@ struct sim_open_file {
 	struct fid fid;
 	uint64_t dirty_seq;
 	bool whole;
+	uint64_t front; /* of a whole one: bytes, told as growing; 0: not, or no longer */
 };
 
 /* Each write has a number of its own, and its text names it. A version lives from the write until a

@@ -179,6 +179,7 @@ void sim_applied(void *ctx, const struct op *op, const struct apply_result *resu
 }
 
 static size_t write_text(struct sim_node *n, int fd, off_t at);
+static void end_growth(struct sim_node *n, struct sim_open_file *f);
 
 static void close_file(struct sim_node *n, struct sim_open_file *f);
 
@@ -206,8 +207,10 @@ static void close_orphan(struct sim_node *n, struct sim_open_file *f)
 	struct stat st;
 	int e;
 
-	if (sim_chance(50))
+	if (sim_chance(50)) {
 		(void)write_text(n, f->fd, 0);
+		end_growth(n, f);
+	}
 	if (fstat(f->fd, &st) == 0 && st.st_nlink > 0 && find_name(n, st.st_ino, f->path)) {
 		close_file(n, f);
 		return;
@@ -273,6 +276,56 @@ static void note_open(struct sim_node *n, const char *path, uint64_t seq, bool w
 	(void)snprintf(f->path, sizeof(f->path), "%s", path);
 	f->dirty_seq = seq;
 	f->whole = whole;
+	f->front = 0;
+}
+
+/* A file so long that it goes by way of the stage; some are told of while they grow. */
+#define BIG 1300000
+
+static void fill(struct sim_node *n, int fd, uint64_t from, uint64_t to)
+{
+	static char big[BIG];
+
+	memset(big, 'a' + (int)(++n->counter % 26), sizeof(big));
+	if (pwrite(fd, big, (size_t)(to - from), (off_t)from) != (ssize_t)(to - from))
+		sim_fail("write: %s", strerror(errno));
+}
+
+static void grow_to(struct sim_node *n, struct sim_open_file *f, uint64_t from, uint64_t front)
+{
+	fill(n, f->fd, from, front);
+	f->front = front;
+	replica_grown(n->replica, f->dirty_seq, &f->fid, front);
+}
+
+static void end_growth(struct sim_node *n, struct sim_open_file *f)
+{
+	if (f->front)
+		replica_rewritten(n->replica, f->dirty_seq);
+	f->front = 0;
+}
+
+/* A writer goes on where it was, or changes what it has written behind the text. */
+static void grow_file(struct sim_node *n, struct sim_open_file *f)
+{
+	uint64_t front = f->front + 1 + sim_below(BIG / 2);
+
+	if (sim_chance(80) && front < BIG) {
+		grow_to(n, f, f->front, front);
+		return;
+	}
+	fill(n, f->fd, f->front - sim_below(BIG / 4), f->front);
+	end_growth(n, f);
+}
+
+static void begin_growth(struct sim_node *n, const char *path)
+{
+	struct sim_open_file *f = find_open(n, path);
+	struct stat st;
+
+	if (fstat(f->fd, &st) < 0)
+		sim_fail("fstat: %s", strerror(errno));
+	grow_to(n, f, (uint64_t)st.st_size, BIG / 2);
 }
 
 static size_t write_text(struct sim_node *n, int fd, off_t at)
@@ -327,6 +380,8 @@ static void create_file(struct sim_node *n, const char *path)
 	(void)write_text(n, fd, 0);
 	(void)close(fd);
 	note_open(n, path, seq, true);
+	if (sim_chance(60))
+		begin_growth(n, path);
 }
 
 static void change_file(struct sim_node *n, const char *path, bool truncate)
@@ -358,6 +413,7 @@ static void change_file(struct sim_node *n, const char *path, bool truncate)
 		sim_fail("open %s: %s", path, strerror(-fd));
 	(void)write_text(n, fd, truncate ? 0 : (off_t)sim_below(40));
 	(void)close(fd);
+	end_growth(n, find_open(n, path));
 }
 
 static void remove_name(struct sim_node *n, const char *path, bool dir)
@@ -521,6 +577,9 @@ void sim_local_change(struct sim_node *n)
 
 	make_name(n, a, sizeof(a));
 	make_name(n, b, sizeof(b));
+	for (unsigned i = 0; i < n->n_open; i++)
+		if (n->open[i].front && sim_chance(50))
+			grow_file(n, &n->open[i]);
 	switch (sim_below(14)) {
 	case 0:
 	case 1:
