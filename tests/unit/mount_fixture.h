@@ -132,6 +132,20 @@ void replica_clean(struct replica *r, uint64_t seq)
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
+void replica_grown(struct replica *r, uint64_t seq, const struct fid *fid, uint64_t front)
+{
+	(void)r;
+	(void)seq;
+	(void)fid;
+	(void)front;
+}
+
+void replica_rewritten(struct replica *r, uint64_t seq)
+{
+	(void)r;
+	(void)seq;
+}
+
 bool replica_orphan_kept(struct replica *r, const struct fid *fid)
 {
 	(void)r;
