@@ -35,6 +35,7 @@
 #define REPORT_MAX 8192
 /* After umount(8) a daemon may still have files to close. */
 #define LOCK_SECONDS 10
+#define ALIVE_SECONDS 1
 /* Among the last to be killed: the web root hangs on it. */
 #define OOM_SCORE "-500"
 
@@ -195,17 +196,20 @@ static int explain_held(int fd, const char *state, char **ret_error)
 }
 
 /* Locks @fd. A holder that is not @alive is ending, or starting and will soon be; it gets
- * LOCK_SECONDS. -EWOULDBLOCK when it keeps the lock. */
+ * LOCK_SECONDS. One that has just been unmounted looks alive for a moment. -EWOULDBLOCK when it
+ * keeps the lock. */
 static int lock_patiently(int fd, bool (*alive)(const char *what), const char *what)
 {
 	const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+	int seen = 0;
 
 	for (int i = 0; i < LOCK_SECONDS * 50; i++) {
 		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
 			return 0;
 		if (errno != EWOULDBLOCK && errno != EINTR)
 			return -errno;
-		if (alive(what))
+		seen = alive(what) ? seen + 1 : 0;
+		if (seen > ALIVE_SECONDS * 50)
 			break;
 		(void)nanosleep(&pause, NULL);
 	}
