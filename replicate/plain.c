@@ -357,7 +357,9 @@ int plain_begin(
 
 	p->remote = remote;
 	p->features = remote->ops->features(remote);
+	(void)pthread_mutex_lock(&p->lock);
 	p->n_refused = 0;
+	(void)pthread_mutex_unlock(&p->lock);
 	p->retry_at = 0;
 	p->looked_at = clock_mono_ms();
 	*ret_state = PEER_CONNECTING;

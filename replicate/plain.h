@@ -110,12 +110,12 @@ struct plain {
 	struct remote *remote; /* the sender's */
 	struct bulk *bulk;     /* the sender's */
 	char *root, *tmp;      /* at the peer, absolute */
-	unsigned features;
+	atomic_uint features;  /* enum remote_feature; read by uploads too */
 	struct plain_state state;
 	bool unsaved;
 	atomic_uint_fast64_t counts[PLAIN_COUNTS];
 	atomic_bool no_digest; /* the server offered one, and knows none that we ask for */
-	bool no_attrs;         /* the server sets no modes or times at all */
+	atomic_bool no_attrs;  /* the server sets no modes or times at all */
 	pthread_mutex_t lock;
 	struct plain_owner refused[PLAIN_REFUSED_MAX];
 	unsigned n_refused;

@@ -11,6 +11,7 @@
 #include "replicate/base/cleanup.h"
 #include "replicate/base/durable.h"
 #include "replicate/base/fault.h"
+#include "replicate/digest.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -148,8 +149,8 @@ static bool op_connected(const struct remote *base)
 static unsigned op_features(const struct remote *base)
 {
 	(void)base;
-	return REMOTE_HARDLINK | REMOTE_FSYNC | (sim.seed % 2 ? REMOTE_REPLACES : 0) |
-	       (sim.seed % 4 < 2 ? REMOTE_LSETATTR : 0);
+	return REMOTE_HARDLINK | REMOTE_FSYNC | (sim.seed % 8 < 4 ? REMOTE_DIGEST : 0) |
+	       (sim.seed % 2 ? REMOTE_REPLACES : 0) | (sim.seed % 4 < 2 ? REMOTE_LSETATTR : 0);
 }
 
 static int op_get(struct remote *base, const char *path, size_t max, char **ret, size_t *ret_len)
@@ -347,6 +348,20 @@ static int op_drain(struct remote_file *f)
 	return r;
 }
 
+static int op_digest(struct remote_file *f, const char *name, uint8_t *dst, uint8_t *ret_len)
+{
+	_cleanup_free_ uint8_t *data = NULL;
+	struct stat st;
+	int r = op_drain(f);
+
+	if (r < 0 || fstat(f->fd, &st) < 0)
+		return r < 0 ? r : -EIO;
+	data = malloc((size_t)st.st_size + 1);
+	if (!data || pread_all(f->fd, data, (size_t)st.st_size, 0) < 0)
+		return -EIO;
+	return digest_of(name, data, (size_t)st.st_size, dst, ret_len);
+}
+
 static int op_close(struct remote_file *f)
 {
 	int r = op_drain(f);
@@ -389,6 +404,7 @@ static const struct remote_ops plain_ops = {
 	.setattr = op_setattr,
 	.scan = op_scan,
 	.fsync = op_drain,
+	.digest = op_digest,
 };
 
 int sim_plain_new(struct remote **ret)

@@ -426,6 +426,65 @@ static void test_more_data_than_asked(void **state)
 	assert_int_equal(out.len, 0);
 }
 
+static void say_check_file(struct buf *b)
+{
+	size_t at = say_begin(b, SFTP_VERSION);
+
+	put_be32(b, 3);
+	put_be_string(b, "check-file");
+	put_be_string(b, "1");
+	say_end(b, at);
+}
+
+static void say_digest(struct script *s, const char *name, const void *digest, size_t len)
+{
+	size_t at = say_begin(&s->input, SFTP_EXTENDED_REPLY);
+
+	put_be32(&s->input, 0);
+	put_be_string(&s->input, name);
+	buf_put(&s->input, digest, len);
+	say_end(&s->input, at);
+}
+
+/* The digest that a server computes: as asked for, of another name, too long. */
+static void test_check_file(void **state)
+{
+	static const struct {
+		const char *name;
+		size_t len;
+		int result;
+	} cases[] = {{"sha256", 32, 0}, {"md5", 16, -EOPNOTSUPP}, {"sha256", 65, -EPROTO},
+		{"sha256", 0, -EPROTO}};
+	uint8_t digest[80] = {1, 2, 3}, got[64] = {0}, len = 0;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		void *one;
+		struct script *s;
+
+		setup(&one);
+		s = one;
+		say_check_file(&s->input);
+		assert_int_equal(sftp_start(s->sftp), 0);
+		assert_int_equal(sftp_extensions(s->sftp), SFTP_CHECK_FILE);
+		say_digest(s, cases[i].name, digest, cases[i].len);
+		assert_int_equal(
+			sftp_check_file(s->sftp, &handle, "sha256", got, &len), cases[i].result);
+		teardown(&one);
+	}
+	assert_int_equal(len, 32);
+	assert_memory_equal(got, digest, 32);
+}
+
+static void test_no_check_file(void **state)
+{
+	struct script *s = *state;
+	uint8_t got[64], len;
+
+	assert_int_equal(sftp_check_file(s->sftp, &handle, "sha256", got, &len), -EOPNOTSUPP);
+	assert_int_equal(s->output.len, 0);
+}
+
 static void test_short_attributes(void **state)
 {
 	struct script *s = *state;
@@ -759,6 +818,8 @@ int main(void)
 		STARTED(test_wrong_type),
 		STARTED(test_bad_handle),
 		STARTED(test_more_data_than_asked),
+		cmocka_unit_test(test_check_file),
+		STARTED(test_no_check_file),
 		STARTED(test_short_attributes),
 		cmocka_unit_test(test_lying_names),
 		STARTED(test_closed),
