@@ -73,6 +73,7 @@ struct peer {
 	struct pending *pending;
 	bool covered; /* what the journal no longer has, the peer has had */
 	bool is_plain;
+	bool plain_rescan; /* the trees are to be compared; false once they were */
 	struct plain_status plain;
 	uint64_t acked;           /* its position as it last said; the sender's */
 	unsigned resync_needed;   /* enum resync_reason, bits */

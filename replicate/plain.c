@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "bulk.h"
 #include "digest.h"
+#include "resync.h"
 
 #include <errno.h>
 #include <string.h>
@@ -307,6 +308,18 @@ static uint64_t scan_from(const struct plain *p)
 	return journal_settled(p->replica->journal) + 1;
 }
 
+/* Whether somebody asks for a comparison: `tandemfs resync`, or a state of this node that is not to
+ * be trusted. */
+static bool is_scan_wanted(struct plain *p)
+{
+	bool wanted;
+
+	(void)pthread_mutex_lock(&p->replica->lock);
+	wanted = p->peer->plain_rescan || p->peer->resync_needed;
+	(void)pthread_mutex_unlock(&p->replica->lock);
+	return wanted;
+}
+
 static int take_over(struct plain *p, char **ret_error)
 {
 	struct marker m;
@@ -317,7 +330,7 @@ static int take_over(struct plain *p, char **ret_error)
 		r = digest_random(&p->state.next, sizeof(p->state.next));
 	if (r < 0)
 		return r;
-	if (!is_known(p, &m)) {
+	if (!is_known(p, &m) || is_scan_wanted(p)) {
 		p->state.scan_from = scan_from(p);
 		p->state.synced = false;
 	}
@@ -407,7 +420,15 @@ static int end_scan(struct plain *p)
 	p->state.attempted = UINT64_MAX;
 	p->zone_end = journal_head(p->replica->journal);
 	r = save(p, PLAIN_SAVE_FAST);
-	return r < 0 ? r : start_cursor(p);
+	if (r == 0)
+		r = start_cursor(p);
+	if (r < 0)
+		return r;
+	(void)pthread_mutex_lock(&p->replica->lock);
+	p->peer->plain_rescan = false;
+	(void)pthread_mutex_unlock(&p->replica->lock);
+	resync_is_done(p->peer);
+	return 0;
 }
 
 static int scan_turn(struct plain *p)
@@ -541,7 +562,7 @@ static int publish(struct plain *p)
 	return 0;
 }
 
-/* Somebody may start tandemfs there. */
+/* Somebody may start tandemfs there, or ask for a comparison. */
 static int look_for_node(struct plain *p)
 {
 	_cleanup_free_ char *path = NULL;
@@ -555,6 +576,8 @@ static int look_for_node(struct plain *p)
 	if (r == 0)
 		r = p->remote->ops->stat(p->remote, path, &st);
 	if (r == 0)
+		return -ERESTART;
+	if (!p->scan && is_scan_wanted(p))
 		return -ERESTART;
 	return plain_refused(p, r) ? 0 : r;
 }

@@ -271,7 +271,8 @@ int replica_verify(struct replica *r, void (*report)(void *ctx, const struct rep
 /*
  * Makes the tree here and each active peer's equal again, when their journals cannot: what only one
  * side has goes to the other, of two versions the newer stays and the other is kept in the vault;
- * nothing is deleted but what a journal says was deleted. Both mounts may be in use. With @dry_run
+ * nothing is deleted but what a journal says was deleted. A plain peer is sent what differs there.
+ * Both mounts may be in use. With @dry_run
  * nothing is done. @report (may be NULL) is called for each name, @progress as for replica_verify,
  * with what is done at present ("comparing", ...). Returns the number of names that differed,
  * -EBUSY when it is under way already, or -errno; *ret_error as for replica_open.

@@ -266,10 +266,10 @@ int replica_resync(struct replica *r, bool dry_run,
 	for (size_t i = 0; i < r->n_peers; i++) {
 		int e;
 
-		if (is_plain(&r->peers[i])) /* it is compared at each start, one way */
-			continue;
-		e = resync_run(r, &r->peers[i], &config, ret_error);
-
+		if (is_plain(&r->peers[i]))
+			e = plain_resync(&r->peers[i], &config, ret_error);
+		else
+			e = resync_run(r, &r->peers[i], &config, ret_error);
 		if (e < 0)
 			return e;
 		n += e;

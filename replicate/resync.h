@@ -52,6 +52,14 @@ int resync_run(
 /* Whether the peer is there, in both directions. */
 bool resync_can_run(struct peer *p);
 
+/* ---- resync_need.c ---- */
+/* The trees have been made equal by other means: no reason is left. */
+void resync_is_done(struct peer *p);
+
+/* ---- plain_resync.c ---- */
+/* As resync_run, for a plain peer. */
+int plain_resync(struct peer *p, const struct resync_config *config, char **ret_error);
+
 /* ---- resync_find.c ---- */
 /* Compares both trees into the list. 0 or -errno. */
 int resync_find(struct resync *y, bool without_content);

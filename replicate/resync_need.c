@@ -125,6 +125,15 @@ static int set_needs(struct peer *p, unsigned set, unsigned clear)
 	return e;
 }
 
+void resync_is_done(struct peer *p)
+{
+	int e = set_needs(p, 0, ~0u);
+
+	if (e < 0)
+		log_warning("state directory: cannot note that nothing is left to reconcile: %s",
+			strerror(-e));
+}
+
 int resync_need(struct peer *p, unsigned reason)
 {
 	int e = set_needs(p, reason, 0);

@@ -419,3 +419,21 @@ def test_once_active_never_plain(pair):
     shutil.move(p.b.top / "node", p.b.backing / ".tandemfs" / "node")
     p.b.start()
     p.connected()
+
+
+def test_resync(backup):
+    """What was changed there by others is put right; what is only there stays."""
+    p = backup()
+    fill(p.a.path)
+    p.in_sync()
+    there = p.backup.path
+    (there / "d" / "f3").write_text("changed there")
+    (there / "d" / "f5").unlink()
+    (there / "only").write_text("kept")
+    r = p.a.cli("resync", "--dry-run", p.a.path, check=False)
+    assert "d/f3" in r.stdout and "d/f5" in r.stdout and "kept there" in r.stdout
+    assert (there / "d" / "f3").read_text() == "changed there"
+    p.a.cli("resync", p.a.path, check=False)
+    assert (there / "only").read_text() == "kept"
+    (there / "only").unlink()
+    in_step(p)
