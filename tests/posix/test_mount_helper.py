@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import stat
 import subprocess
@@ -322,4 +323,4 @@ def test_every_option_is_in_the_help():
     table = (ROOT / "fs/options.def").read_text()
     for line in table.splitlines():
         if line.startswith("OPTION("):
-            assert f"  {line.split(chr(34))[1]}=" in r.stdout
+            assert re.search(rf"^  {line.split(chr(34))[1]}(=|$)", r.stdout, re.M), line
