@@ -48,10 +48,13 @@ static void spoil_locked(struct replica *r, struct growing *g)
 	drop_unused_locked(r, g);
 }
 
-static void wake_senders(struct replica *r)
+static void wake_senders(struct replica *r, bool is_new)
 {
 	for (size_t i = 0; i < r->n_peers; i++)
-		sender_grown(r->peers[i].sender);
+		if (is_new)
+			sender_wake(r->peers[i].sender);
+		else
+			sender_grown(r->peers[i].sender);
 }
 
 /* ---- from the file system ---- */
@@ -75,16 +78,18 @@ static int begin_locked(
 void replica_grown(struct replica *r, uint64_t seq, const struct fid *fid, uint64_t front)
 {
 	struct growing *g;
+	bool is_new;
 
 	if (r->n_peers == 0 || fid->len == 0)
 		return;
 	(void)pthread_mutex_lock(&r->lock);
 	g = by_seq_locked(r, seq);
+	is_new = !g;
 	/* without memory it travels after its close */
 	if (g || begin_locked(r, seq, fid, &g) == 0)
 		atomic_store(&g->front, front);
 	(void)pthread_mutex_unlock(&r->lock);
-	wake_senders(r);
+	wake_senders(r, is_new);
 }
 
 void replica_rewritten(struct replica *r, uint64_t seq)
@@ -97,7 +102,7 @@ void replica_rewritten(struct replica *r, uint64_t seq)
 		spoil_locked(r, g);
 	(void)pthread_mutex_unlock(&r->lock);
 	if (g)
-		wake_senders(r);
+		wake_senders(r, false);
 }
 
 /* ---- from the journal ---- */
@@ -121,7 +126,7 @@ void growing_journaled(struct replica *r, const struct op *op)
 	}
 	(void)pthread_mutex_unlock(&r->lock);
 	if (spoiled)
-		wake_senders(r);
+		wake_senders(r, false);
 }
 
 void growing_settled(struct replica *r, uint64_t seq)
@@ -136,7 +141,7 @@ void growing_settled(struct replica *r, uint64_t seq)
 		spoil_locked(r, g);
 	(void)pthread_mutex_unlock(&r->lock);
 	if (g)
-		wake_senders(r);
+		wake_senders(r, false);
 }
 
 void growing_changed(struct replica *r, const struct fid *fid)
@@ -153,7 +158,7 @@ void growing_changed(struct replica *r, const struct fid *fid)
 	}
 	(void)pthread_mutex_unlock(&r->lock);
 	if (spoiled)
-		wake_senders(r);
+		wake_senders(r, false);
 }
 
 /* ---- for those who read ---- */
