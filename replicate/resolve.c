@@ -577,6 +577,8 @@ static int meet_link(struct meeting *m)
 		return e;
 	if (!from.st_ino || S_ISDIR(from.st_mode))
 		return ask_for(m, op->path2, false);
+	if (replica_is_asked(m->r, op->path))
+		return ask_for(m, op->path2, false);
 	if (to.st_ino && to.st_ino != from.st_ino)
 		return link_meets(m, &from, &to);
 	m->apply = true;
