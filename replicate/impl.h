@@ -275,9 +275,11 @@ struct keep {
 	uint64_t seq;   /* the maker's number; 0: of our newest change of it */
 	uint64_t other; /* number of the op that took its place */
 	bool leaves;    /* as for vault_keep() */
+	bool linked; /* set: the vault holds a link to the file, which must not be changed in place
+		      */
 };
 /* Puts it into the vault here and at the peer. 0 or -errno. */
-int keep_version(struct replica *r, const struct keep *k);
+int keep_version(struct replica *r, struct keep *k);
 /* The same for the version that our op @seq made, at @path then: wherever its file is now. What we
  * have overwritten since is not kept. */
 int keep_number(struct replica *r, const char *winner, uint64_t seq, const char *path);

@@ -348,9 +348,20 @@ static bool changes_content(const struct op *op)
 	       op->type != OP_LINK && op->type != OP_RENAME;
 }
 
+static bool is_linked(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+	struct stat from, to;
+
+	return confine_stat(r->root, rel->path, &from) == 0 &&
+	       confine_stat(r->root, rel->path2, &to) == 0 && from.st_ino == to.st_ino;
+}
+
 /* The name whose content the op changes or whose file it takes away; NULL: of none. */
 static const char *taken_name(struct attempt *a, const struct unseen_relation *rel)
 {
+	if (a->op->type == OP_LINK && is_linked(a, rel))
+		return NULL;
 	if (a->op->type == OP_RENAME || a->op->type == OP_LINK)
 		return rel->path2;
 	return changes_content(a->op) ? rel->path : NULL;

@@ -92,7 +92,7 @@ static int make_safe(struct replica *r, const char *path, const struct fid *fid)
 	return 0;
 }
 
-int keep_version(struct replica *r, const struct keep *k)
+int keep_version(struct replica *r, struct keep *k)
 {
 	struct vault_entry e = {.path = (char *)k->path,
 		.node = (char *)(k->maker ?: r->node.name),
@@ -106,13 +106,15 @@ int keep_version(struct replica *r, const struct keep *k)
 	dirty = replica_dirty_mark(r, k->path, &fid);
 	e.seq = k->seq ?: dirty ?: version_at(r, k->path, &fid);
 	vault_name(e.name, k->maker ? k->maker_id : r->node.id, e.seq);
+	k->linked = is_linked(r, e.name, &fid);
 	if (!k->maker && !dirty && vault_has(r->vault, e.name))
 		return make_safe(
 			r, k->path, &fid); /* done before a crash; what is there is another */
 	err = vault_keep(r->vault, r->root, k->path, k->leaves, &e);
 	if (err == 0)
 		err = keep_tell(r, e.name);
-	if (err == 0 && dirty && k->leaves && is_linked(r, e.name, &fid))
+	k->linked = is_linked(r, e.name, &fid);
+	if (err == 0 && dirty && k->leaves && k->linked)
 		err = note_orphan(r, dirty, &fid, e.name);
 	return err < 0 ? err : make_safe(r, k->path, &fid);
 }

@@ -31,6 +31,7 @@
 #include "content.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <utlist.h>
 
@@ -515,6 +516,15 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 	return d->op.type == OP_CREATE ? add_dirty(r, d->seq, &d->op) : 0;
 }
 
+/* Whether the crash came before that version took it. */
+static bool has_name_still(struct replica *r, const struct dirty *d, const char *entry)
+{
+	struct stat kept, st;
+
+	return fstatat(vault_dir(r->vault), entry, &kept, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       confine_stat(r->root, d->op.path, &st) == 0 && st.st_ino == kept.st_ino;
+}
+
 static int emit_content(struct replica *r, const struct dirty *d)
 {
 	_cleanup_op_ struct op op = {.type = OP_CONTENT, .flags = OP_WHOLE};
@@ -523,8 +533,11 @@ static int emit_content(struct replica *r, const struct dirty *d)
 	int e;
 
 	vault_name(name, r->node.id, d->seq);
-	if (vault_has(r->vault, name)) /* it had lost its name to the peer's version */
-		return keep_tell(r, name);
+	if (vault_has(r->vault, name)) { /* it had lost its name to the peer's version */
+		e = keep_tell(r, name);
+		if (e < 0 || !has_name_still(r, d, name))
+			return e;
+	}
 	e = confine_stat(r->root, d->op.path, &st);
 	if (e == -ENOENT || e == -ENOTDIR || (e == 0 && !S_ISREG(st.st_mode)))
 		return 0; /* gone since; its end is in the journal too */

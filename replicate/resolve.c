@@ -274,7 +274,7 @@ static int content_meets_ours(struct meeting *m, const struct stat *st)
 	e = keep_version(m->r, &k);
 	if (e == 0 && !S_ISREG(st->st_mode))
 		e = incoming_remove(m->v, op->path, op->time);
-	if (st->st_nlink == 1 || linked_here(m))
+	if (st->st_nlink == 1 || k.linked || linked_here(m))
 		op->flags |= OP_FORCE; /* not into the vault's link, nor into ours */
 	return e < 0 ? e : take_content(m);
 }
