@@ -21,6 +21,7 @@
 #include "pending.h"
 #include "position.h"
 #include "remote.h"
+#include "removed.h"
 #include "replicate.h"
 #include "touched.h"
 #include "unseen.h"
@@ -75,6 +76,9 @@ struct peer {
 	bool is_plain;
 	bool plain_rescan; /* the trees are to be compared; false once they were */
 	struct plain_status plain;
+	/* What it had when the rest was given up: what it does counts as done in ignorance of our
+	 * changes after that until it is reconciled. 0: nothing was. */
+	uint64_t ignorant_after;
 	uint64_t acked;           /* its position as it last said; the sender's */
 	unsigned resync_needed;   /* enum resync_reason, bits */
 	const char *resync_phase; /* what the reconciler does with it, static text; NULL: nothing */
@@ -326,6 +330,19 @@ char *resync_text_locked(const struct peer *p);
 int resync_open(struct replica *r, bool seeded);
 void resync_close(struct replica *r);
 void *resync_thread(void *replica);
+
+/* ---- resync_bound.c ---- */
+/* Most bytes of a list of removed names that are read. */
+#define RESYNC_REMOVED_MAX (1u << 30)
+/* The names that dropped changes took away; the caller frees it. 0 or -errno. */
+int resync_removed(struct replica *r, struct removed **ret);
+/* Notes of all that the journal has which names it took away; then a peer that is to be reconciled
+ * need not get what is up to *ret_upto. 0 or -errno. */
+int resync_give_up(struct replica *r, uint64_t *ret_upto);
+/* Some peer was reconciled. */
+void resync_forget_removed(struct replica *r);
+/* Cuts a journal that is longer than it may be. */
+void resync_bound_journal(struct replica *r);
 
 /* ---- sender.c ---- */
 int sender_new(struct peer *p, struct sender **ret);

@@ -998,6 +998,27 @@ void incoming_retry(struct receiver *v)
 
 /* ---- frames ---- */
 
+/* What the sender had seen of ours may be less than it thinks. */
+static void doubt_seen(struct receiver *v, struct position *seen)
+{
+	struct replica *r = v->replica;
+	uint64_t after = UINT64_MAX;
+
+	if (seen->high > journal_head(r->journal)) /* those were others of that number */
+		after = 0;
+	(void)pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < r->n_peers; i++) {
+		const struct peer *p = &r->peers[i];
+
+		if (p->ignorant_after && strcmp(p->node.id, v->origin->id) == 0 &&
+			p->ignorant_after - 1 < after)
+			after = p->ignorant_after - 1;
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	if (seen->high > after)
+		*seen = (struct position){.high = after};
+}
+
 static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 {
 	_cleanup_op_ struct op op = {0};
@@ -1015,8 +1036,7 @@ static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 		return e;
 	}
 	op.seq = seq;
-	if (seen.high > journal_head(v->replica->journal)) /* those were others of that number */
-		seen = (struct position){0};
+	doubt_seen(v, &seen);
 	if (waits_behind(v, &op))
 		return park(v, &op, &seen, 0);
 	e = carry_out(v, &op, &seen);

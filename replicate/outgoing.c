@@ -78,11 +78,33 @@ void outgoing_reset(struct sender *s)
 	s->cursor = NULL;
 }
 
+/* What a peer that is to be reconciled is not sent. */
+static int skip_given_up(struct sender *s, const struct position *applied, uint64_t *from)
+{
+	struct peer *p = s->peer;
+	struct replica *r = p->replica;
+	bool given_up;
+	uint64_t upto;
+	int e;
+
+	(void)pthread_mutex_lock(&r->lock);
+	given_up = p->resync_needed & RESYNC_JOURNAL;
+	if (given_up && !p->ignorant_after)
+		p->ignorant_after = applied->high + 1;
+	(void)pthread_mutex_unlock(&r->lock);
+	e = given_up ? resync_give_up(r, &upto) : 0;
+	if (e == 0 && given_up && upto >= *from)
+		*from = upto + 1;
+	return e;
+}
+
 int outgoing_start(struct sender *s, const struct position *applied)
 {
 	uint64_t from = applied->high + 1, tail = journal_tail(s->replica->journal);
-	int r;
+	int r = skip_given_up(s, applied, &from);
 
+	if (r < 0)
+		return r;
 	if (from < tail) { /* of what lies between nothing was for the peer, or it is lost to it */
 		if ((!s->peer->covered && tail > 1) || applied->high < s->peer->acked)
 			(void)resync_need(s->peer, RESYNC_FORGOTTEN); /* it says what is wrong */

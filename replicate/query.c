@@ -168,6 +168,22 @@ static void settle(struct answerer *a)
 	}
 }
 
+/* Beside the manifest: names that are missing here since they were removed. */
+static int write_removed(struct answerer *a)
+{
+	_cleanup_buf_ struct buf b = {0};
+	struct removed *t;
+	char name[64];
+	int e = resync_removed(a->replica, &t);
+
+	if (e < 0)
+		return e;
+	e = removed_encode(t, &b);
+	removed_free(t);
+	(void)snprintf(name, sizeof(name), "%s.removed", a->id);
+	return e < 0 ? e : durable_replace(a->replica->acks, name, b.data, b.len, 0644, 0);
+}
+
 static void *answer_thread(void *arg)
 {
 	struct answerer *a = arg;
@@ -175,8 +191,10 @@ static void *answer_thread(void *arg)
 
 	tell(a, REPLY_WORKING, 0, 0, 0);
 	e = write_manifest(a);
-	if (e == 0 && a->request.settle)
+	if (e == 0 && a->request.settle) {
 		settle(a);
+		e = write_removed(a);
+	}
 	tell(a, e < 0 ? REPLY_FAILED : REPLY_DONE, e, 0, 0);
 	atomic_store(&a->running, false);
 	return NULL;
@@ -347,4 +365,26 @@ int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
 	if (e < 0)
 		return e;
 	return remote->ops->open(remote, manifest, REMOTE_READ | REMOTE_SIDE, 0, ret);
+}
+
+int query_removed(struct peer *p, struct remote *remote, struct removed **ret)
+{
+	_cleanup_free_ char *path = NULL, *data = NULL;
+	struct removed *t;
+	size_t len;
+	int e;
+
+	if (asprintf(&path, "%s/" TANDEMFS_DIR "/acks/%s.removed", p->config->path,
+		    p->replica->node.id) < 0)
+		return path = NULL, -ENOMEM;
+	e = remote->ops->get(remote, path, RESYNC_REMOVED_MAX, &data, &len);
+	if (e < 0)
+		return e;
+	t = removed_new();
+	e = t ? removed_decode(t, data, len) : -ENOMEM;
+	if (e == 0)
+		*ret = t;
+	else
+		removed_free(t);
+	return e;
 }

@@ -39,4 +39,8 @@ struct query {
 int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
 	int (*progress)(void *ctx, uint64_t entries), void *ctx, struct remote_file **ret);
 
+/* After an answer with `settle`: the names that the peer has removed and no longer journaled. The
+ * caller frees. 0 or -errno. */
+int query_removed(struct peer *p, struct remote *remote, struct removed **ret);
+
 #endif

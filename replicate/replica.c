@@ -31,6 +31,9 @@
 
 /* Most origins that a record names; more peers than that need another format. */
 #define ORIGINS_MAX 16
+#define JOURNAL_MAX_DEFAULT (1ull << 30)
+/* Of the journal's segments; a journal that may not grow large has smaller ones. */
+#define SEGMENT_SIZE (16ull << 20)
 
 /* ---- records ---- */
 
@@ -420,18 +423,21 @@ static uint64_t oldest_needed(struct replica *r)
 {
 	uint64_t seq = journal_head(r->journal);
 	struct dirty *d, *next;
+	bool given_up = false;
 
 	(void)pthread_mutex_lock(&r->lock);
 	for (size_t i = 0; i < r->n_peers; i++) {
 		uint64_t has = position_contiguous(&r->peers[i].applied);
 
-		if (has < seq)
+		if (r->peers[i].resync_needed & RESYNC_JOURNAL)
+			given_up = true;
+		else if (has < seq)
 			seq = has;
 	}
 	HASH_ITER (hh, r->dirty, d, next)
 		if (d->seq <= seq)
 			seq = d->seq - 1;
-	if (unseen_oldest(r->unseen) <= seq)
+	if (!given_up && unseen_oldest(r->unseen) <= seq)
 		seq = unseen_oldest(r->unseen) - 1;
 	(void)pthread_mutex_unlock(&r->lock);
 	return seq + 1;
@@ -933,6 +939,10 @@ int replica_open(const struct replica_config *config, struct replica **ret, char
 		return -ENOMEM;
 	e = copy_config(r, config);
 	r->root = config->root;
+	if (!r->config.journal_max)
+		r->config.journal_max = JOURNAL_MAX_DEFAULT;
+	if (!r->config.segment_size && r->config.journal_max < 8 * SEGMENT_SIZE)
+		r->config.segment_size = r->config.journal_max / 8;
 	r->stall_ms = config->stall_ms ? config->stall_ms : 2000;
 	if (e == 0)
 		e = open_all(r, ret_error);

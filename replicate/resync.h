@@ -39,7 +39,8 @@ struct resync {
 	struct resync_config config;
 	struct finding *list; /* owned; in the order of a manifest */
 	size_t n, cap;
-	size_t skipped; /* changed meanwhile, in this round */
+	struct removed *gone_here, *gone_there; /* in this round; owned */
+	size_t skipped;                         /* changed meanwhile, in this round */
 	unsigned asked; /* questions since the last time that all were answered */
 };
 

@@ -97,6 +97,7 @@ static int carry_out(struct resync *y, const struct finding *f)
 	case RESYNC_SEND:
 	case RESYNC_REMOVE:
 		return restate_name(r, f->path);
+	case RESYNC_REMOVE_HERE: /* the peer says that there is nothing */
 	case RESYNC_FETCH:
 		y->asked++;
 		return replica_ask(r, f->path, f->deep, false);

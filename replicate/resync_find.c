@@ -44,6 +44,9 @@ void resync_forget(struct resync *y)
 	free(y->list);
 	y->list = NULL;
 	y->n = y->cap = 0;
+	removed_free(y->gone_here);
+	removed_free(y->gone_there);
+	y->gone_here = y->gone_there = NULL;
 }
 
 static struct finding *new_finding(struct resync *y)
@@ -110,7 +113,38 @@ static int visit(void *ctx, const struct manifest_entry *here, const struct mani
 
 static int merge(void *ctx, struct manifest_reader *here, struct manifest_reader *there)
 {
-	return manifest_merge(here, there, visit, ctx);
+	struct resync *y = ctx;
+	int e = resync_removed(y->survey.replica, &y->gone_here);
+
+	if (e == 0)
+		e = query_removed(y->survey.peer, y->survey.remote, &y->gone_there);
+	return e < 0 ? e : manifest_merge(here, there, visit, ctx);
+}
+
+/* ---- names that were removed ---- */
+
+static bool was_removed(const struct resync *y, const struct finding *f)
+{
+	if (f->here == f->there)
+		return false;
+	return f->here ? removed_has(y->gone_there, f->path, f->mtime)
+		       : removed_has(y->gone_here, f->path, f->their_mtime);
+}
+
+/* A directory that was removed goes only with all that is in it. Its findings come after it, so
+ * from the end; @stays is the last one that stays. */
+static void honour_removals(struct resync *y)
+{
+	const char *stays = NULL;
+
+	for (size_t i = y->n; i-- > 0;) {
+		struct finding *f = &y->list[i];
+
+		if (was_removed(y, f) && !(stays && confine_below(stays, f->path)))
+			f->plan.act = f->here ? RESYNC_REMOVE_HERE : RESYNC_REMOVE;
+		else
+			stays = f->path;
+	}
 }
 
 /* ---- whole directories ---- */
@@ -125,17 +159,30 @@ static size_t end_of_dir(const struct resync *y, size_t i)
 	return end;
 }
 
+static bool is_removal(const struct finding *f)
+{
+	return f->plan.act == RESYNC_REMOVE || f->plan.act == RESYNC_REMOVE_HERE;
+}
+
+static bool holds_removals(const struct resync *y, size_t i, size_t end)
+{
+	while (i < end && !is_removal(&y->list[i]))
+		i++;
+	return i < end;
+}
+
 static void gather_dirs(struct resync *y)
 {
 	size_t n = 0;
 
 	for (size_t i = 0; i < y->n;) {
 		size_t end = i + 1;
-		bool dir = y->list[i].dir_there && !y->list[i].here;
+		const struct finding *f = &y->list[i];
+		bool removed = is_removal(f);
 
-		if (dir && y->list[i].plan.act == RESYNC_FETCH)
+		if (removed || (f->dir_there && !f->here && f->plan.act == RESYNC_FETCH))
 			end = end_of_dir(y, i);
-		if (end - i > DEEP_MAX)
+		if (!removed && (end - i > DEEP_MAX || holds_removals(y, i, end)))
 			end = i + 1;
 		y->list[i].deep = end > i + 1;
 		y->list[n++] = y->list[i++];
@@ -152,6 +199,8 @@ int resync_find(struct resync *y, bool without_content)
 
 	resync_forget(y);
 	e = survey_take(&y->survey, &what, merge, y);
+	if (e == 0)
+		honour_removals(y);
 	if (e == 0 && !y->config.dry_run)
 		gather_dirs(y);
 	return e;

@@ -118,6 +118,8 @@ static int set_needs(struct peer *p, unsigned set, unsigned clear)
 	(void)pthread_mutex_lock(&r->lock);
 	before = p->resync_needed;
 	p->resync_needed = (before & ~clear) | set;
+	if (clear & RESYNC_JOURNAL)
+		p->ignorant_after = 0;
 	if (p->resync_needed != before)
 		e = write_needs_locked(r);
 	(void)pthread_cond_broadcast(&r->changed);
@@ -283,6 +285,8 @@ static bool run_for(struct peer *p, unsigned reason)
 		return false;
 	}
 	(void)set_needs(p, 0, reason); /* else it is done once more after the next start */
+	if (reason & RESYNC_JOURNAL)
+		resync_forget_removed(p->replica);
 	sender_wake(p->sender);
 	return true;
 }
@@ -291,13 +295,20 @@ static void look_at(struct peer *p, uint64_t *retry_ms)
 {
 	struct replica *r = p->replica;
 	unsigned reason;
+	bool plain;
 
-	if (clock_mono_ms() < *retry_ms || !resync_can_run(p))
+	if (clock_mono_ms() < *retry_ms)
 		return;
 	(void)pthread_mutex_lock(&r->lock);
 	reason = p->resync_needed;
+	plain = p->is_plain && p->state == PEER_IN_SYNC;
 	(void)pthread_mutex_unlock(&r->lock);
-	if (reason && !run_for(p, reason))
+	if (reason && plain) { /* it was compared, in its own way */
+		(void)set_needs(p, 0, reason);
+		resync_forget_removed(r);
+		return;
+	}
+	if (reason && resync_can_run(p) && !run_for(p, reason))
 		*retry_ms = clock_mono_ms() + RETRY_MS;
 }
 
@@ -309,6 +320,7 @@ void *resync_thread(void *replica)
 	while (retry_ms && !atomic_load(&r->closing)) {
 		for (size_t i = 0; i < r->n_peers; i++)
 			look_at(&r->peers[i], &retry_ms[i]);
+		resync_bound_journal(r);
 		wait_a_moment(r);
 	}
 	free(retry_ms);

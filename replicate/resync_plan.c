@@ -72,6 +72,8 @@ const char *resync_describe(const struct resync_plan *p)
 		return "attributes fetched";
 	case RESYNC_REMOVE:
 		return "removed there, as it was here";
+	case RESYNC_REMOVE_HERE:
+		return "removed, as it was there";
 	case RESYNC_NOTHING:
 		break;
 	}

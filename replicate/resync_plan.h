@@ -22,7 +22,8 @@ enum resync_act {
 	RESYNC_SEND_LINK,       /* it is another name of the inode that `link` names */
 	RESYNC_SEND_ATTRIBUTES, /* mode, owner and mtime only */
 	RESYNC_TAKE_ATTRIBUTES,
-	RESYNC_REMOVE, /* it was removed here */
+	RESYNC_REMOVE,      /* it was removed here; not decided by resync_decide(), as the next */
+	RESYNC_REMOVE_HERE, /* it was removed there */
 };
 
 struct resync_plan {

@@ -464,6 +464,8 @@ static void drop_seen_locked(struct sender *s)
 	struct origin *o = origin_find_locked(r, s->peer->node.id);
 	uint64_t here = o ? position_contiguous(&o->applied) : 0;
 
+	if (s->peer->ignorant_after)
+		return;
 	if (r->unseen_upto == 0 && s->last_ack.head != UINT64_MAX) {
 		r->unseen_head = s->last_ack.head;
 		r->unseen_upto = position_contiguous(&s->last_ack.applied);

@@ -330,3 +330,50 @@ def test_lost_state_is_seeded(pair):
     p.in_sync()
     assert_same(p.a.backing, p.b.backing)
     assert (p.a.path / "after").read_text() == "after"
+
+
+def test_journal_past_its_bound(pair):
+    """Both go on without each other until the journal of one is too long."""
+    p = pair("mode=async,journal_max=1M", proxy=True)
+    a, b = p.a.path, p.b.path
+    for i in range(20):
+        (a / f"f{i}").write_text(f"text {i}")
+    for d in ("gone", "moved"):
+        (a / d / "in").mkdir(parents=True)
+        (a / d / "in" / "x").write_text(f"in {d}")
+    p.in_sync()
+    for proxy in p.proxies.values():
+        proxy.tell("refuse")
+    shutil.rmtree(a / "gone")
+    os.rename(a / "moved", a / "elsewhere")
+    (a / "f0").unlink()
+    (b / "f1").unlink()
+    (a / "f2").write_text("changed in a")
+    (b / "f2").write_text("changed in b, later")
+    (b / "f3").write_text("changed in b")
+    (b / "gone" / "new").write_text("in a directory that is gone")
+    for i in range(8000):
+        (a / f"n{i % 200}").write_text(f"round {i}")
+    wait_for("the journal is cut", lambda: "the journal no longer has" in p.a.log())
+    wait_for("it is short", lambda: p.a.status()["journal_bytes"] < 2**20)
+    assert (p.a.state / "removed").stat().st_size > 25 * 4
+    for i in range(200):
+        (a / f"n{i}").write_text("last")
+    p.a.kill()
+    p.a.start()
+    assert "the journal no longer has" in p.a.peer()["resync"]
+    for proxy in p.proxies.values():
+        proxy.tell("heal")
+    p.connected(60)
+    p.in_sync()
+    wait_for("the reconciler", lambda: p.a.peer()["resync"] is None)
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    for m in (a, b):
+        assert not (m / "f0").exists() and not (m / "f1").exists()
+        assert (m / "f2").read_text() == "changed in b, later"
+        assert (m / "f3").read_text() == "changed in b"
+        assert os.listdir(m / "gone") == ["new"] and not (m / "moved").exists()
+        assert (m / "elsewhere/in/x").read_text() == "in moved"
+        assert (m / "n199").read_text() == "last"
+    assert not (p.a.state / "removed").exists()
