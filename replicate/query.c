@@ -142,11 +142,14 @@ static int write_manifest(struct answerer *a)
 static struct peer *asking_peer(const struct answerer *a)
 {
 	struct replica *r = a->replica;
+	struct peer *found = NULL;
 
-	for (size_t i = 0; i < r->n_peers; i++)
+	(void)pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < r->n_peers && !found; i++)
 		if (r->peers[i].known && strcmp(r->peers[i].node.id, a->id) == 0)
-			return &r->peers[i];
-	return NULL;
+			found = &r->peers[i];
+	(void)pthread_mutex_unlock(&r->lock);
+	return found;
 }
 
 /* Until the asker has all that was done here before the manifest was written: what it then does not
