@@ -62,6 +62,24 @@ void sim_trace(const char *format, ...)
 	va_end(ap);
 }
 
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	(void)st, (void)flag, (void)ftw;
+	return remove(path);
+}
+
+/* What a seed leaves is large; with --trace it is kept, and comes out the same again. */
+static void remove_trees(void)
+{
+	char top[sizeof(sim.nodes[0].backing)];
+
+	(void)snprintf(top, sizeof(top), "%s", sim.nodes[0].backing);
+	if (!sim.trace && strrchr(top, '/')) {
+		*strrchr(top, '/') = '\0';
+		(void)nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	}
+}
+
 void sim_fail(const char *format, ...)
 {
 	va_list ap;
@@ -72,6 +90,7 @@ void sim_fail(const char *format, ...)
 	(void)putchar('\n');
 	va_end(ap);
 	(void)fflush(stdout);
+	remove_trees();
 	_exit(1);
 }
 
@@ -332,12 +351,6 @@ static void set_up(const char *top)
 			.url = "sim://plain", .host = "plain", .port = 22, .path = sim.plain_dir};
 		start_node(n);
 	}
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st, (void)flag, (void)ftw;
-	return remove(path);
 }
 
 static void run(uint64_t seed)
