@@ -29,6 +29,13 @@ struct manifest_sink {
 /* Sinks for a descriptor (ctx: int *) and for a buffer (ctx: struct buf *). */
 int manifest_put_fd(void *ctx, const void *data, size_t len);
 int manifest_put_buf(void *ctx, const void *data, size_t len);
+/* Sink for a descriptor that takes a digest of the bytes as well (ctx: struct manifest_digested *).
+ */
+struct manifest_digested {
+	int fd;
+	struct digest *digest;
+};
+int manifest_put_digested(void *ctx, const void *data, size_t len);
 
 struct manifest_options {
 	const char *digest;   /* OpenSSL's name, for contents and xattrs */

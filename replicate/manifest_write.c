@@ -76,6 +76,14 @@ int manifest_put_buf(void *ctx, const void *data, size_t len)
 	return buf_error(ctx);
 }
 
+int manifest_put_digested(void *ctx, const void *data, size_t len)
+{
+	struct manifest_digested *to = ctx;
+	int r = digest_update(to->digest, data, len);
+
+	return r < 0 ? r : write_all(to->fd, data, len);
+}
+
 static int flush(struct writer *w)
 {
 	int r = buf_error(&w->out);

@@ -5,7 +5,7 @@
  *     request: u64 id, string path, string digest, u8 one_level, u8 without_content, u8
  *              settle
  *     reply:   u64 id, u8 state (0 working, 1 done, 2 failed), u32 errno, u64 entries, u64 bytes
- *              read
+ *              read, blob digest of the manifest (done)
  */
 
 #include "query.h"
@@ -49,6 +49,8 @@ struct answerer {
 	bool started;
 	atomic_bool running;
 	uint64_t told_ms;
+	uint8_t digest[OP_DIGEST_MAX]; /* of the manifest; the thread's */
+	uint8_t digest_len;
 };
 
 static void request_clear(struct request *q)
@@ -97,6 +99,7 @@ static void tell(
 	buf_put_u32(&b, (uint32_t)-error);
 	buf_put_u64(&b, entries);
 	buf_put_u64(&b, bytes);
+	buf_put_blob(&b, a->digest, state == REPLY_DONE ? a->digest_len : 0);
 	wire_end(&b, start);
 	(void)snprintf(name, sizeof(name), "%s.reply", a->id);
 	e = buf_error(&b);
@@ -125,17 +128,23 @@ static int write_manifest(struct answerer *a)
 		.without_content = a->request.without_content,
 		.progress = tell_progress,
 		.ctx = a};
-	struct manifest_sink sink = {.put = manifest_put_fd};
+	_cleanup_digest_ struct digest *digest = NULL;
 	_cleanup_close_ int fd = -1;
+	struct manifest_digested file;
+	struct manifest_sink sink = {.put = manifest_put_digested, .ctx = &file};
 	char name[64];
+	int e = digest_new(a->request.digest, &digest);
 
+	if (e < 0)
+		return e;
 	(void)snprintf(name, sizeof(name), "%s.manifest", a->id);
 	fd = openat(a->replica->acks, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
 		0644);
 	if (fd < 0 || fchmod(fd, 0644) < 0)
 		return -errno;
-	sink.ctx = &fd;
-	return manifest_write(a->replica->root, a->request.path, &options, &sink);
+	file = (struct manifest_digested){.fd = fd, .digest = digest};
+	e = manifest_write(a->replica->root, a->request.path, &options, &sink);
+	return e < 0 ? e : digest_final(digest, a->digest, &a->digest_len);
 }
 
 /* The peer that asks, when we write to it as well. */
@@ -293,14 +302,17 @@ struct reply {
 	enum reply_state state;
 	int error;
 	uint64_t entries, bytes;
+	bool same; /* the digest is that of the query */
 };
 
 /* The answer's state. 0; -EAGAIN when there is none to this request yet. */
-static int get_reply(struct remote *remote, const char *path, uint64_t id, struct reply *ret)
+static int get_reply(struct remote *remote, const char *path, const struct query *q, uint64_t id,
+	struct reply *ret)
 {
 	_cleanup_free_ char *data = NULL;
 	struct wire_frame f;
 	struct reader r;
+	const uint8_t *digest;
 	size_t len, frame_len;
 	int e = remote->ops->get(remote, path, REQUEST_MAX, &data, &len);
 
@@ -315,22 +327,25 @@ static int get_reply(struct remote *remote, const char *path, uint64_t id, struc
 	ret->error = -(int)reader_u32(&r);
 	ret->entries = reader_u64(&r);
 	ret->bytes = reader_u64(&r);
+	digest = reader_blob(&r, &len);
+	ret->same = digest && len > 0 && len == q->own_len && memcmp(digest, q->own, len) == 0;
 	return reader_error(&r);
 }
 
-static int wait_for_reply(struct remote *remote, const char *path, uint64_t id,
-	int (*progress)(void *ctx, uint64_t entries), void *ctx)
+/* 1: the manifest is the asker's own. */
+static int wait_for_reply(struct remote *remote, const char *path, const struct query *q,
+	uint64_t id, int (*progress)(void *ctx, uint64_t entries), void *ctx)
 {
 	uint64_t heard_ms = clock_mono_ms(), heard = UINT64_MAX;
 
 	for (;;) {
 		struct reply reply = {0};
-		int e = get_reply(remote, path, id, &reply);
+		int e = get_reply(remote, path, q, id, &reply);
 
 		if (e < 0 && e != -EAGAIN)
 			return e;
 		if (e == 0 && reply.state == REPLY_DONE)
-			return 0;
+			return reply.same;
 		if (e == 0 && reply.state == REPLY_FAILED)
 			return reply.error < 0 ? reply.error : -EIO;
 		if (e == 0 && reply.entries + reply.bytes != heard) {
@@ -364,9 +379,11 @@ int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
 	if (asprintf(&manifest, "%s/" TANDEMFS_DIR "/acks/%s.manifest", p->config->path,
 		    p->replica->node.id) < 0)
 		return manifest = NULL, -ENOMEM;
-	e = wait_for_reply(remote, reply, id, progress, ctx);
-	if (e < 0)
-		return e;
+	e = wait_for_reply(remote, reply, q, id, progress, ctx);
+	if (e > 0)
+		*ret = NULL;
+	if (e != 0)
+		return e < 0 ? e : 0;
 	return remote->ops->open(remote, manifest, REMOTE_READ | REMOTE_SIDE, 0, ret);
 }
 

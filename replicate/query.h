@@ -30,12 +30,15 @@ struct query {
 	const char *path;   /* subtree */
 	const char *digest; /* OpenSSL's name */
 	bool one_level, without_content;
+	uint8_t own[OP_DIGEST_MAX]; /* digest of the asker's manifest of that */
+	uint8_t own_len;
 	bool settle; /* answered once the asker has all that was done there before */
 };
 
 /* Asks the peer over @remote (connected, the caller's) and waits for the answer; then *ret is its
- * manifest, open for reading on the side channel. @progress as for replica_verify. 0; -EINTR when
- * it says so; or -errno of the connection or of the peer. */
+ * manifest, open for reading on the side channel; NULL when it is the same as the asker's.
+ * @progress as for replica_verify. 0; -EINTR when it says so; or -errno of the connection or of the
+ * peer. */
 int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
 	int (*progress)(void *ctx, uint64_t entries), void *ctx, struct remote_file **ret);
 

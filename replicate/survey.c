@@ -2,6 +2,7 @@
 #include "survey.h"
 
 #include "base/cleanup.h"
+#include "digest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -97,7 +98,7 @@ static int get_remote(void *ctx, void *dst, size_t size, size_t *ret_len)
 	return e;
 }
 
-static int write_here(struct survey *s, const struct query *q, int *ret_fd)
+static int write_here(struct survey *s, struct query *q, int *ret_fd)
 {
 	struct manifest_options options = {.digest = q->digest,
 		.one_level = q->one_level,
@@ -106,12 +107,19 @@ static int write_here(struct survey *s, const struct query *q, int *ret_fd)
 		.ctx = s};
 	_cleanup_close_ int fd =
 		openat(s->replica->state, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-	struct manifest_sink sink = {.put = manifest_put_fd, .ctx = &fd};
+	_cleanup_digest_ struct digest *digest = NULL;
+	struct manifest_digested file = {.fd = fd};
+	struct manifest_sink sink = {.put = manifest_put_digested, .ctx = &file};
 	int e;
 
 	if (fd < 0)
 		return -errno;
-	e = manifest_write(s->replica->root, q->path, &options, &sink);
+	e = digest_new(q->digest, &digest);
+	file.digest = digest;
+	if (e == 0)
+		e = manifest_write(s->replica->root, q->path, &options, &sink);
+	if (e == 0)
+		e = digest_final(digest, q->own, &q->own_len);
 	if (e == 0 && lseek(fd, 0, SEEK_SET) < 0)
 		e = -errno;
 	if (e == 0)
@@ -148,7 +156,7 @@ int survey_take(struct survey *s, const struct survey_what *what,
 
 	if (e == 0)
 		e = query_manifest(s->peer, s->remote, &q, count_there, s, &s->file);
-	if (e < 0)
+	if (e < 0 || !s->file) /* the same: nothing is to be merged */
 		return e;
 	s->here = fd;
 	s->offset = 0;

@@ -34,8 +34,9 @@ void survey_end(struct survey *s);
 /* Reports progress. 0, or -ECANCELED when it is to end. */
 int survey_go_on(struct survey *s, uint64_t done, uint64_t total);
 
-/* Has both manifests made and calls @merge with their readers. 0, what @merge returns, or -errno of
- * the connection, the peer or the walk. */
+/* Has both manifests made and calls @merge with their readers, unless they are the same byte by
+ * byte, which a digest tells. 0, what @merge returns, or -errno of the connection, the peer or the
+ * walk. */
 struct survey_what {
 	const char *path;
 	bool one_level, without_content;
