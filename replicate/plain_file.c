@@ -359,6 +359,53 @@ static int write_new(struct remote *remote, int fd, const struct content *c, con
 	return r < 0 ? r : closed;
 }
 
+/* Size and attributes in one round trip, for a file that is what most are. 0; 1 when it must be
+ * done step by step; or -errno. */
+static int finish_at_once(
+	struct plain *p, struct remote *remote, const char *there, const struct op *op)
+{
+	struct remote_call calls[3] = {
+		{.what = REMOTE_SETATTR, .path = there},
+		{.what = REMOTE_SETATTR, .path = there},
+		{.what = REMOTE_STAT, .path = there},
+	};
+	bool refused = owner_refused(p, op->uid, op->gid);
+	size_t first = refused ? 1 : 0;
+	int r;
+
+	if (p->no_attrs || op->mode & 06000)
+		return 1;
+	calls[0].attr = (struct remote_attr){.mask = REMOTE_OWNER, .uid = op->uid, .gid = op->gid};
+	calls[1].attr = (struct remote_attr){.mask = REMOTE_MODE | REMOTE_TIMES,
+		.mode = op->mode & 07777,
+		.atime = seconds(op->mtime),
+		.mtime = seconds(op->mtime)};
+	r = remote->ops->batch(remote, calls + first, 3 - first);
+	if (r < 0)
+		return r;
+	if (calls[1].result < 0 || calls[2].result < 0 ||
+		(uint64_t)calls[2].st.st_size != op->content->size)
+		return 1;
+	if (refused || calls[0].result < 0) {
+		note_refused(p, op->uid, op->gid);
+		plain_count(p, PLAIN_OWNERS);
+	}
+	if (op->mtime % SECOND)
+		plain_count(p, PLAIN_NANOSECONDS);
+	return 0;
+}
+
+static int finish(struct plain *p, struct remote *remote, const char *there, const struct op *op)
+{
+	int r = finish_at_once(p, remote, there, op);
+
+	if (r == 1)
+		r = check_size(remote, there, op->content->size);
+	else
+		return r;
+	return r < 0 ? r : plain_set_attrs(p, remote, there, op, S_IFREG);
+}
+
 int plain_upload(struct plain *p, struct remote *remote, int fd, const struct op *op,
 	const char *there, bool (*unwanted)(const void *ctx), const void *ctx)
 {
@@ -371,12 +418,10 @@ int plain_upload(struct plain *p, struct remote *remote, int fd, const struct op
 		r = digest_new(p->replica->config.verify, &digest);
 	if (r == 0)
 		r = write_new(remote, fd, c, there, digest, unwanted, ctx);
-	if (r == 0)
-		r = check_size(remote, there, c->size);
 	if (r == 0 && digest)
 		r = check_digest(p, remote, there, name, digest);
 	if (r == 0)
-		r = plain_set_attrs(p, remote, there, op, S_IFREG);
+		r = finish(p, remote, there, op);
 	for (size_t i = 0; i < c->n_xattrs && r == 0; i++)
 		plain_count(p, PLAIN_XATTRS);
 	return r;

@@ -444,6 +444,96 @@ static bool must_wait(const struct plain *p, const struct plain_item *item)
 	return !item->scan && (is_settled_op(p, item) || is_related(p, item));
 }
 
+/* ---- many at once ---- */
+
+#define RUN_MAX 32
+
+struct run {
+	struct plain_item *items[RUN_MAX];
+	struct remote_call calls[RUN_MAX];
+	char *names[2 * RUN_MAX]; /* owned */
+	size_t n;
+};
+
+static void run_clear(struct run *run)
+{
+	for (size_t i = 0; i < 2 * run->n; i++)
+		free(run->names[i]);
+}
+#define _cleanup_run_ __attribute__((cleanup(run_clear)))
+
+static bool fits_run(const struct plain *p, const struct run *run, const struct plain_item *item)
+{
+	if (item->op.type != OP_CONTENT || item->state != ITEM_STAGED || !item->tmp[0] ||
+		(!item->scan && is_settled_op(p, item)))
+		return false;
+	/* one that fails is done again, after the others */
+	for (size_t i = 0; i < run->n; i++)
+		if (op_related(&run->items[i]->op, &item->op))
+			return false;
+	return true;
+}
+
+static int add_to_run(struct plain *p, struct run *run, struct plain_item *item)
+{
+	char *to = plain_there(p, item->op.path), *from;
+
+	if (asprintf(&from, "%s/%s", p->tmp, item->tmp) < 0)
+		from = NULL;
+	if (!to || !from) {
+		free(to);
+		free(from);
+		return -ENOMEM;
+	}
+	run->names[2 * run->n] = from;
+	run->names[2 * run->n + 1] = to;
+	run->items[run->n] = item;
+	run->calls[run->n++] = (struct remote_call){.what = REMOTE_RENAME, .path = from, .to = to};
+	return 0;
+}
+
+static int send_run(struct plain *p, struct run *run)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < run->n && r == 0; i++)
+		if (!run->items[i]->scan)
+			r = save_attempt(p, run->items[i]->op.seq, false);
+	fault_point("plain.apply.before");
+	if (r == 0)
+		r = p->remote->ops->batch(p->remote, run->calls, run->n);
+	fault_point("plain.apply.after");
+	return r;
+}
+
+/* Renames into place go out together where nothing stands between them. The number of those that
+ * were done; what failed stays, and is done alone. */
+static int commit_run(struct plain *p, struct plain_item *first)
+{
+	_cleanup_run_ struct run run = {0};
+	struct plain_item *item;
+	int done = 0, r = 0;
+
+	if (!(p->features & REMOTE_REPLACES))
+		return 0;
+	for (item = first; item && run.n < RUN_MAX && r == 0 && fits_run(p, &run, item);
+		item = item->next)
+		r = add_to_run(p, &run, item);
+	if (r == 0 && run.n > 1)
+		r = send_run(p, &run);
+	for (size_t i = 0; i < run.n && r == 0 && run.n > 1; i++) {
+		item = run.items[i];
+		if (run.calls[i].result < 0)
+			continue;
+		item->tmp[0] = '\0';
+		paths_drop(&p->skipped, item->op.path);
+		plain_touched(p, item->op.path);
+		finished(p, item);
+		done++;
+	}
+	return r < 0 ? r : done;
+}
+
 int plain_commit(struct plain *p)
 {
 	struct plain_item *item, *next;
@@ -467,6 +557,11 @@ int plain_commit(struct plain *p)
 		}
 		if (plain_closing(p) || (overtaking && must_wait(p, item)))
 			break;
+		r = overtaking ? 0 : commit_run(p, item);
+		if (r < 0)
+			return r;
+		if (r > 0)
+			return 1; /* the list has changed */
 		r = do_item(p, item);
 		if (r < 0) {
 			if (!plain_refused(p, r))

@@ -59,6 +59,16 @@ struct remote_attr {
 	uint32_t atime, mtime; /* seconds */
 };
 
+/* One of several calls that go out together, see batch. */
+struct remote_call {
+	enum { REMOTE_RENAME, REMOTE_SETATTR, REMOTE_STAT } what;
+	const char *path, *to;
+	struct remote_attr attr;
+	struct stat st; /* what stat found */
+	int result;     /* 0 or -errno; for a rename over something that exists, unless
+			 * REMOTE_REPLACES, any */
+};
+
 struct remote_ops {
 	void (*free)(struct remote *r);
 
@@ -112,6 +122,10 @@ struct remote_ops {
 	/* As list, with what stat says of each. */
 	int (*scan)(struct remote *r, const char *path,
 		void (*fn)(void *ctx, const char *name, const struct stat *st), void *ctx);
+	/* Sends all calls before it waits for an answer; the server carries them out in order, also
+	 * those after one that failed. 0, or the error that broke the connection: then no result
+	 * says anything. */
+	int (*batch)(struct remote *r, struct remote_call *calls, size_t n);
 	int (*statvfs)(struct remote *r, const char *path, struct statvfs *ret);
 	/* Drains, and the file is on the server's disk. */
 	int (*fsync)(struct remote_file *f);

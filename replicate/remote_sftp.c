@@ -466,6 +466,7 @@ int remote_sftp_new(const struct remote_config *config, struct remote **ret)
 		.link = remote_sftp_link,
 		.setattr = remote_sftp_setattr,
 		.scan = remote_sftp_scan,
+		.batch = remote_sftp_batch,
 		.statvfs = remote_sftp_statvfs,
 		.fsync = remote_sftp_fsync,
 		.digest = remote_sftp_digest,

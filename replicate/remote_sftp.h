@@ -56,6 +56,7 @@ int remote_sftp_link(struct remote *remote, const char *from, const char *to);
 int remote_sftp_setattr(struct remote *remote, const char *path, const struct remote_attr *a);
 int remote_sftp_scan(struct remote *remote, const char *path,
 	void (*fn)(void *ctx, const char *name, const struct stat *st), void *ctx);
+int remote_sftp_batch(struct remote *remote, struct remote_call *calls, size_t n);
 int remote_sftp_statvfs(struct remote *remote, const char *path, struct statvfs *ret);
 
 int remote_sftp_open(struct remote *remote, const char *path, unsigned flags, mode_t mode,

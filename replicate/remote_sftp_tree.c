@@ -110,24 +110,31 @@ int remote_sftp_link(struct remote *remote, const char *from, const char *to)
 	return n < 0 ? n : remote_result(r, c, sftp_hardlink(c->sftp, from, to));
 }
 
-int remote_sftp_setattr(struct remote *remote, const char *path, const struct remote_attr *a)
+static struct sftp_attr attr_of(const struct remote_attr *a)
 {
-	struct remote_sftp *r = remote_sftp_of(remote);
-	struct sftp_attr attr = {.size = a->size,
+	return (struct sftp_attr){
+		.flags = (a->mask & REMOTE_SIZE ? SFTP_ATTR_SIZE : 0u) |
+			 (a->mask & REMOTE_OWNER ? SFTP_ATTR_OWNER : 0u) |
+			 (a->mask & REMOTE_MODE ? SFTP_ATTR_MODE : 0u) |
+			 (a->mask & REMOTE_TIMES ? SFTP_ATTR_TIMES : 0u),
+		.size = a->size,
 		.uid = a->uid,
 		.gid = a->gid,
 		.mode = a->mode,
 		.atime = a->atime,
-		.mtime = a->mtime};
+		.mtime = a->mtime,
+	};
+}
+
+int remote_sftp_setattr(struct remote *remote, const char *path, const struct remote_attr *a)
+{
+	struct remote_sftp *r = remote_sftp_of(remote);
+	struct sftp_attr attr = attr_of(a);
 	struct channel *c;
 	int n = remote_channel(r, false, &c);
 
 	if (n < 0)
 		return n;
-	attr.flags = (a->mask & REMOTE_SIZE ? SFTP_ATTR_SIZE : 0) |
-		     (a->mask & REMOTE_OWNER ? SFTP_ATTR_OWNER : 0) |
-		     (a->mask & REMOTE_MODE ? SFTP_ATTR_MODE : 0) |
-		     (a->mask & REMOTE_TIMES ? SFTP_ATTR_TIMES : 0);
 	/* not for files: its chmod needs a /proc where the kernel is old, and a chroot has none */
 	if (a->mask & REMOTE_LINK)
 		n = sftp_lsetstat(c->sftp, path, &attr);
@@ -135,6 +142,71 @@ int remote_sftp_setattr(struct remote *remote, const char *path, const struct re
 		n = sftp_setstat(c->sftp, path, &attr);
 	return remote_result(r, c, n);
 }
+
+/* ---- many at once ---- */
+
+struct batch {
+	size_t left; /* not answered */
+};
+
+struct batch_call {
+	struct batch *batch;
+	struct remote_call *call;
+};
+
+static int take_call(void *ctx, struct sftp_reply *reply)
+{
+	struct batch_call *b = ctx;
+	struct sftp_attr attr;
+	int r = 0;
+
+	b->batch->left--;
+	b->call->result = reply->error == -ENODATA ? -EIO : reply->error;
+	if (reply->error == 0 && b->call->what == REMOTE_STAT) {
+		r = sftp_reply_attr(reply, &attr);
+		if (r == 0)
+			remote_stat_of(&attr, &b->call->st);
+	}
+	return r;
+}
+
+static int start_call(struct sftp *s, struct batch_call *b)
+{
+	struct remote_call *call = b->call;
+	struct sftp_attr attr;
+
+	switch (call->what) {
+	case REMOTE_RENAME:
+		return sftp_rename_start(s, call->path, call->to, take_call, b);
+	case REMOTE_SETATTR:
+		attr = attr_of(&call->attr);
+		return sftp_setstat_start(s, call->path, &attr, take_call, b);
+	default:
+		return sftp_lstat_start(s, call->path, take_call, b);
+	}
+}
+
+int remote_sftp_batch(struct remote *remote, struct remote_call *calls, size_t n)
+{
+	struct remote_sftp *r = remote_sftp_of(remote);
+	struct batch batch = {0};
+	_cleanup_free_ struct batch_call *list = calloc(n + 1, sizeof(*list));
+	struct channel *c;
+	int e = list ? remote_channel(r, false, &c) : -ENOMEM;
+
+	for (size_t i = 0; i < n && e == 0; i++) {
+		list[i] = (struct batch_call){.batch = &batch, .call = &calls[i]};
+		e = start_call(c->sftp, &list[i]);
+		batch.left += e == 0;
+	}
+	/* also after an error: the answers point to the list */
+	while (batch.left > 0 && r->ssh)
+		if (remote_wait(r) < 0 && e == 0)
+			e = -ENOTCONN;
+	return e == 0 && !r->ssh ? -ENOTCONN : e;
+}
+
+/* ---- listings ---- */
 
 struct scanner {
 	void (*fn)(void *ctx, const char *name, const struct stat *st);

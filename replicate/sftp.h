@@ -132,6 +132,15 @@ int sftp_close_start(struct sftp *s, const struct sftp_handle *h, sftp_reply_fn 
 int sftp_read_start(struct sftp *s, const struct sftp_handle *h, uint64_t offset, uint32_t len,
 	sftp_reply_fn *fn, void *ctx);
 
+/* Likewise; @fn gets a status, for lstat a status or SFTP_ATTRS. */
+int sftp_rename_start(
+	struct sftp *s, const char *from, const char *to, sftp_reply_fn *fn, void *ctx);
+int sftp_lstat_start(struct sftp *s, const char *path, sftp_reply_fn *fn, void *ctx);
+int sftp_setstat_start(
+	struct sftp *s, const char *path, const struct sftp_attr *a, sftp_reply_fn *fn, void *ctx);
+/* The attributes in an SFTP_ATTRS. 0 or -EPROTO. */
+int sftp_reply_attr(struct sftp_reply *reply, struct sftp_attr *ret);
+
 /* These wait. Statuses become -ENOENT, -EACCES, -EOPNOTSUPP, and -EIO for every other refusal,
  * except that open with EXCL and mkdir say -EEXIST. Without its extension a call is -EOPNOTSUPP. */
 int sftp_open(

@@ -284,18 +284,44 @@ int sftp_lstat(struct sftp *s, const char *path, struct sftp_attr *ret)
 	return await_attr(s, ret);
 }
 
+int sftp_lstat_start(struct sftp *s, const char *path, sftp_reply_fn *fn, void *ctx)
+{
+	put_be_string(sftp_begin(s, SFTP_LSTAT), path);
+	return sftp_submit(s, 0, fn, ctx);
+}
+
+int sftp_reply_attr(struct sftp_reply *reply, struct sftp_attr *ret)
+{
+	if (reply->type != SFTP_ATTRS)
+		return -EPROTO;
+	get_attr(&reply->body, ret);
+	return reply->body.failed ? -EPROTO : 0;
+}
+
 int sftp_stat(struct sftp *s, const char *path, struct sftp_attr *ret)
 {
 	put_be_string(sftp_begin(s, SFTP_STAT), path);
 	return await_attr(s, ret);
 }
 
-int sftp_setstat(struct sftp *s, const char *path, const struct sftp_attr *a)
+static void put_setstat(struct sftp *s, const char *path, const struct sftp_attr *a)
 {
 	struct buf *b = sftp_begin(s, SFTP_SETSTAT);
 
 	put_be_string(b, path);
 	put_attr(b, a);
+}
+
+int sftp_setstat_start(
+	struct sftp *s, const char *path, const struct sftp_attr *a, sftp_reply_fn *fn, void *ctx)
+{
+	put_setstat(s, path, a);
+	return sftp_submit(s, 0, fn, ctx);
+}
+
+int sftp_setstat(struct sftp *s, const char *path, const struct sftp_attr *a)
+{
+	put_setstat(s, path, a);
 	return await_status(s);
 }
 
@@ -377,7 +403,7 @@ int sftp_remove(struct sftp *s, const char *path)
 	return path_request(s, SFTP_REMOVE, path);
 }
 
-int sftp_rename(struct sftp *s, const char *from, const char *to)
+static void put_rename(struct sftp *s, const char *from, const char *to)
 {
 	bool posix = sftp_extensions(s) & SFTP_POSIX_RENAME;
 	struct buf *b = sftp_begin(s, posix ? SFTP_EXTENDED : SFTP_RENAME);
@@ -386,6 +412,18 @@ int sftp_rename(struct sftp *s, const char *from, const char *to)
 		put_be_string(b, "posix-rename@openssh.com");
 	put_be_string(b, from);
 	put_be_string(b, to);
+}
+
+int sftp_rename_start(
+	struct sftp *s, const char *from, const char *to, sftp_reply_fn *fn, void *ctx)
+{
+	put_rename(s, from, to);
+	return sftp_submit(s, 0, fn, ctx);
+}
+
+int sftp_rename(struct sftp *s, const char *from, const char *to)
+{
+	put_rename(s, from, to);
 	return await_status(s);
 }
 

@@ -292,6 +292,23 @@ static int op_scan(struct remote *base, const char *path,
 	return 0;
 }
 
+static int op_batch(struct remote *base, struct remote_call *calls, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct remote_call *c = &calls[i];
+
+		if (c->what == REMOTE_RENAME)
+			c->result = op_rename(base, c->path, c->to);
+		else if (c->what == REMOTE_SETATTR)
+			c->result = op_setattr(base, c->path, &c->attr);
+		else
+			c->result = op_stat(base, c->path, &c->st);
+		if (!of(base)->connected)
+			return -ECONNRESET;
+	}
+	return 0;
+}
+
 static int op_open(struct remote *base, const char *path, unsigned flags, mode_t mode,
 	struct remote_file **ret)
 {
@@ -403,6 +420,7 @@ static const struct remote_ops plain_ops = {
 	.link = op_link,
 	.setattr = op_setattr,
 	.scan = op_scan,
+	.batch = op_batch,
 	.fsync = op_drain,
 	.digest = op_digest,
 };
