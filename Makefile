@@ -71,6 +71,11 @@ fuzzers:
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libfs.a $(BUILD)/libreplicate.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
+.PHONY: soak
+soak: all ## four storms of kills, cuts and stops in SOAK_SECONDS=1800
+	$(MAKE) FAULTS=1 all
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),1800) /usr/bin/python3 -m pytest -q tests/pair/test_crash.py
+
 .PHONY: fuzz
 fuzz: ## run each fuzzer for FUZZ_SECONDS=5
 	tests/run fuzz

@@ -348,6 +348,16 @@ bool replica_is_asked(struct replica *r, const char *path)
 	return found;
 }
 
+static bool has_ask_locked(const struct replica *r, uint64_t seq, const char *path)
+{
+	const struct ask *a;
+
+	DL_FOREACH (r->asks, a)
+		if (a->seq == seq && strcmp(a->path, path) == 0)
+			return true;
+	return false;
+}
+
 /* The old name stays asked for as well. */
 static void asks_follow_locked(struct replica *r, const char *from, const char *to)
 {
@@ -358,6 +368,7 @@ static void asks_follow_locked(struct replica *r, const char *from, const char *
 
 		if (confine_below(a->path, from) &&
 			asprintf(&path, "%s%s", to, a->path + strlen(from)) >= 0 &&
+			!has_ask_locked(r, a->seq, path) &&
 			!ask_add_locked(r, a->seq, path, a->deep))
 			log_warning("no memory to follow a rename");
 		if (a == last)
