@@ -170,9 +170,10 @@ static void put_hello(void)
 	struct wire_hello h = {.version = WIRE_VERSION,
 		.id = SENDER,
 		.name = "fuzz",
-		.session = ++session,
+		.session = session + 1,
 		.head = UINT64_MAX / 2};
 
+	session++;
 	wire_put_hello(&b, &h);
 	put_file("back/.tandemfs/in/" SENDER "/hello", b.data, b.len);
 }
