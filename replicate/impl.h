@@ -197,9 +197,10 @@ bool replica_dirty_new(struct replica *r, uint64_t seq);
  * vault). */
 int replica_say(struct replica *r, struct op *op);
 
-/* Asks the peer what stands at @path; a question about it that is open already is enough, unless
- * @again. 0 or -errno. */
-int replica_ask(struct replica *r, const char *path, bool deep, bool again);
+/* Asks the peer what stands at @path. A question about it that is open already is enough; with
+ * @again (an answer of which nothing could be made), one that the peer had not seen by then. 0 or
+ * -errno. */
+int replica_ask(struct replica *r, const char *path, bool deep, const struct position *again);
 /* Whether @path is above, at or below a name of which we await the answer. */
 bool replica_is_asked(struct replica *r, const char *path);
 /* What is called @from is called @to from now on: questions follow, and with @theirs (a peer's
@@ -257,8 +258,6 @@ const char *peer_label(const struct peer *p);
 int restate(struct replica *r, const char *path, bool deep);
 /* Of this name the mtime alone. */
 int restate_time(struct replica *r, const char *path);
-/* What restate() says, of the other names of the file at @path, whose state is @st. */
-int restate_others(struct replica *r, const char *path, const struct stat *st);
 /* Only this name, and of a file only this one of its names. */
 int restate_name(struct replica *r, const char *path);
 /* That it is one inode with @first. */

@@ -540,7 +540,8 @@ static char *followed(struct attempt *a)
 	return path;
 }
 
-static int ask_about(struct attempt *a, const struct unseen_relation *rel, bool again)
+static int ask_about(
+	struct attempt *a, const struct unseen_relation *rel, const struct position *again)
 {
 	struct replica *r = a->v->replica;
 	_cleanup_free_ char *path = followed(a);
@@ -577,7 +578,7 @@ static uint64_t our_rename(struct attempt *a, const char *path, uint64_t after, 
 
 /* A rename that meets ours, since both moved one thing, or each into the other: what we moved may
  * be anywhere after it. */
-static int ask_about_moved(struct attempt *a, const char *path, bool again)
+static int ask_about_moved(struct attempt *a, const char *path, const struct position *again)
 {
 	struct replica *r = a->v->replica;
 	uint64_t seq = 0;
@@ -601,16 +602,17 @@ static int ask_about_moved(struct attempt *a, const char *path, bool again)
 /* Does nothing, and asks the other node what stands at the names. */
 static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 {
+	const struct position *again = a->flags & OP_FORCE ? a->seen : NULL;
 	char text[400];
 	int e;
 
 	log_info("conflict: %s from %s meets changes of this node: it is asked what stands there",
 		op_describe(a->op, text, sizeof(text)), a->v->sender.name);
-	e = ask_about(a, rel, a->flags & OP_FORCE);
+	e = ask_about(a, rel, again);
 	if (e == 0 && a->type == OP_RENAME)
-		e = ask_about_moved(a, a->path, a->flags & OP_FORCE);
+		e = ask_about_moved(a, a->path, again);
 	if (e == 0 && a->type == OP_RENAME)
-		e = ask_about_moved(a, a->path2, a->flags & OP_FORCE);
+		e = ask_about_moved(a, a->path2, again);
 	if (e == 0)
 		e = pass_over(a);
 	if (e == 0)
@@ -771,20 +773,6 @@ static int spare_writer(struct attempt *a, const struct unseen_relation *rel, bo
 	return *ret_spare ? 0 : keep_version(v->replica, &k);
 }
 
-/* The answer takes one of several names of a file away. What the others contain by now came by that
- * name, and the one who decides has perhaps not taken it. */
-static int part_links(struct attempt *a, const struct unseen_relation *rel)
-{
-	struct replica *r = a->v->replica;
-	const char *path = taken_name(a, rel);
-	struct stat st;
-
-	if (!path || decides(a->v) || confine_stat(r->root, path, &st) < 0 ||
-		!S_ISREG(st.st_mode) || st.st_nlink < 2)
-		return 0;
-	return restate_others(r, path, &st);
-}
-
 static int apply_forced(struct attempt *a)
 {
 	struct replica *r = a->v->replica;
@@ -798,8 +786,6 @@ static int apply_forced(struct attempt *a)
 		e = -ECANCELED;
 	if (e == 0)
 		e = spare_writer(a, &rel, &spare);
-	if (e == 0 && !spare)
-		e = part_links(a, &rel);
 	if (e == 0 && !spare)
 		e = make_way(a);
 	if (e == 0 && !spare)

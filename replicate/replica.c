@@ -300,14 +300,16 @@ int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep)
 	return ask_add_locked(r, seq, path, deep) ? 0 : -ENOMEM;
 }
 
-static struct ask *begin_ask(struct replica *r, const char *path, bool deep, bool again, bool *open)
+static struct ask *begin_ask(
+	struct replica *r, const char *path, bool deep, const struct position *again, bool *open)
 {
 	struct ask *a;
 
 	*open = false;
 	(void)pthread_mutex_lock(&r->lock);
 	DL_FOREACH (r->asks, a)
-		if (!again && (a->deep || !deep) && strcmp(a->path, path) == 0)
+		if ((a->deep || !deep) && strcmp(a->path, path) == 0 &&
+			!(again && a->seq && position_has(again, a->seq)))
 			*open = true;
 	if (!r->asks)
 		for (struct origin *o = r->origins; o; o = o->next)
@@ -317,7 +319,7 @@ static struct ask *begin_ask(struct replica *r, const char *path, bool deep, boo
 	return a;
 }
 
-int replica_ask(struct replica *r, const char *path, bool deep, bool again)
+int replica_ask(struct replica *r, const char *path, bool deep, const struct position *again)
 {
 	struct op op = {.type = OP_ASK, .path = (char *)path, .flags = deep ? OP_DEEP : 0};
 	bool open;

@@ -165,7 +165,7 @@ static bool theirs_wins(struct meeting *m, enum conflict_kind kind, int64_t ours
 
 static int ask_for(struct meeting *m, const char *path, bool deep)
 {
-	return replica_ask(m->r, path, deep, false);
+	return replica_ask(m->r, path, deep, NULL);
 }
 
 static int make_dir(struct meeting *m, const char *dir)

@@ -143,7 +143,6 @@ struct walk {
 	struct replica *r;
 	int (*visit)(struct walk *w, const char *path, const struct stat *st);
 	const char *path; /* for say_link */
-	const char *skip; /* a name that is not told; NULL: none */
 	ino_t ino;
 };
 
@@ -196,44 +195,22 @@ static int say_link(struct walk *w, const char *path, const struct stat *st)
 
 	if (S_ISDIR(st->st_mode))
 		return walk_dir(w, path);
-	if (st->st_ino != w->ino || strcmp(path, w->path) == 0 ||
-		(w->skip && strcmp(path, w->skip) == 0))
+	if (st->st_ino != w->ino || strcmp(path, w->path) == 0)
 		return 0;
 	op.time = parent_time(w->r, path);
 	return replica_say(w->r, &op);
 }
 
 /* The content, and all other names of the inode, wherever they are. */
-static int say_file(struct replica *r, const char *path, const char *skip, const struct stat *st)
+static int say_file(struct replica *r, const char *path, const struct stat *st)
 {
 	struct op op = {.type = OP_CONTENT, .flags = OP_WHOLE | OP_FORCE, .path = (char *)path};
-	struct walk links = {
-		.r = r, .visit = say_link, .path = path, .skip = skip, .ino = st->st_ino};
+	struct walk links = {.r = r, .visit = say_link, .path = path, .ino = st->st_ino};
 	int e = fid_of_path(r->root, path, &op.fid);
 
 	if (e == 0)
 		e = replica_say(r, &op);
 	return e == 0 && st->st_nlink > 1 ? walk_dir(&links, "") : e;
-}
-
-static int say_first(struct walk *w, const char *path, const struct stat *st)
-{
-	int e;
-
-	if (S_ISDIR(st->st_mode))
-		return walk_dir(w, path);
-	if (st->st_ino != w->ino || strcmp(path, w->skip) == 0)
-		return 0;
-	e = say_file(w->r, path, w->skip, st);
-	return e < 0 ? e : 1; /* enough */
-}
-
-int restate_others(struct replica *r, const char *path, const struct stat *st)
-{
-	struct walk names = {.r = r, .visit = say_first, .skip = path, .ino = st->st_ino};
-	int e = walk_dir(&names, "");
-
-	return e < 0 ? e : 0;
 }
 
 /* ---- names ---- */
@@ -253,7 +230,7 @@ static int say_it(struct replica *r, const char *path, const struct stat *st, bo
 	int e;
 
 	if (S_ISREG(st->st_mode))
-		return say_file(r, path, NULL, st);
+		return say_file(r, path, st);
 	if (S_ISLNK(st->st_mode))
 		return say_symlink(r, path, st);
 	if (!S_ISDIR(st->st_mode))

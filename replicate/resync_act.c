@@ -100,7 +100,7 @@ static int carry_out(struct resync *y, const struct finding *f)
 	case RESYNC_REMOVE_HERE: /* the peer says that there is nothing */
 	case RESYNC_FETCH:
 		y->asked++;
-		return replica_ask(r, f->path, f->deep, false);
+		return replica_ask(r, f->path, f->deep, NULL);
 	case RESYNC_SEND_LINK:
 		return restate_link(r, f->first, f->path);
 	case RESYNC_SEND_ATTRIBUTES:
