@@ -4,7 +4,6 @@
 import os
 import pathlib
 import random
-import signal
 import subprocess
 import threading
 import time
@@ -89,11 +88,7 @@ def hit(p, r):
     """One misfortune."""
     s = r.choice(p.servers)
     kind = r.random()
-    if kind < 0.1:
-        s.signal_connections(signal.SIGSTOP)
-        time.sleep(2.5)
-        s.signal_connections(signal.SIGCONT)
-    elif kind < 0.4:
+    if kind < 0.35:
         s.kill()
         s.start()
     elif kind < 0.7:
