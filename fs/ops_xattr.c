@@ -5,6 +5,7 @@
 #include "privs.h"
 #include "record.h"
 #include "replicate/base/cleanup.h"
+#include "replicate/base/clock.h"
 #include "replicate/content.h"
 
 #include <fcntl.h>
@@ -34,18 +35,13 @@ static const char *proc_path(int fd, struct proc_path *dst)
 
 /* ---- setattr ---- */
 
-static int64_t ns_of(const struct timespec *ts)
-{
-	return ts->tv_sec * 1000000000ll + ts->tv_nsec;
-}
-
 static int64_t now_ns(void)
 {
 	struct timespec ts;
 
 	/* The clock of the kernel's own time stamps, so that a write right after is not older. */
 	(void)clock_gettime(CLOCK_REALTIME_COARSE, &ts);
-	return ns_of(&ts);
+	return clock_ns_of(&ts);
 }
 
 static void setattr_op(struct op *op, const struct stat *attr, int to_set)
@@ -63,8 +59,8 @@ static void setattr_op(struct op *op, const struct stat *attr, int to_set)
 	op->mode = attr->st_mode & 07777;
 	op->uid = attr->st_uid;
 	op->gid = attr->st_gid;
-	op->atime = to_set & FUSE_SET_ATTR_ATIME_NOW ? now_ns() : ns_of(&attr->st_atim);
-	op->mtime = to_set & FUSE_SET_ATTR_MTIME_NOW ? now_ns() : ns_of(&attr->st_mtim);
+	op->atime = to_set & FUSE_SET_ATTR_ATIME_NOW ? now_ns() : clock_ns_of(&attr->st_atim);
+	op->mtime = to_set & FUSE_SET_ATTR_MTIME_NOW ? now_ns() : clock_ns_of(&attr->st_mtim);
 }
 
 static struct timespec timespec_of(const struct op *op, uint32_t bit, int64_t ns)

@@ -204,17 +204,10 @@ int apply_clean_scratch(int scratch)
 {
 	_cleanup_closedir_ DIR *d = NULL;
 	const struct dirent *entry;
-	int fd = openat(scratch, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int e = confine_opendir(scratch, "", &d);
 
-	if (fd < 0)
-		return -errno;
-	d = fdopendir(fd);
-	if (!d) {
-		int e = -errno;
-
-		(void)close(fd);
+	if (e < 0)
 		return e;
-	}
 	while ((errno = 0, entry = readdir(d))) {
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;

@@ -2,6 +2,7 @@
 #include "apply_steps.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/confine.h"
 #include "base/fault.h"
 #include "content.h"
@@ -65,7 +66,7 @@ static int make_new(const struct apply_target *t, const struct op *op, const str
 
 static bool is_older(const struct stat *st, uint64_t time)
 {
-	return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec < time;
+	return (uint64_t)clock_ns_of(&st->st_mtim) < time;
 }
 
 /* Owner and mode of what stands there; a directory that two nodes made is as young as the later

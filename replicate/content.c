@@ -2,6 +2,7 @@
 #include "content.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/confine.h"
 #include "digest.h"
 
@@ -131,11 +132,6 @@ static int describe_extents(int fd, const struct op *op, struct content *c)
 	return 0;
 }
 
-static int64_t ns_of(const struct timespec *ts)
-{
-	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
-}
-
 int content_describe(int fd, struct op *op, struct stat *ret_stat)
 {
 	_cleanup_content_ struct content *c = calloc(1, sizeof(*c));
@@ -162,7 +158,7 @@ int content_describe(int fd, struct op *op, struct stat *ret_stat)
 	op->mode = st.st_mode & 07777;
 	op->uid = st.st_uid;
 	op->gid = st.st_gid;
-	op->mtime = ns_of(&st.st_mtim);
+	op->mtime = clock_ns_of(&st.st_mtim);
 	content_free(op->content);
 	op->content = steal_pointer(&c);
 	*ret_stat = st;

@@ -21,6 +21,7 @@
 #include "digest_staged.h"
 
 #include "base/cleanup.h"
+#include "base/confine.h"
 #include "base/durable.h"
 #include "base/log.h"
 
@@ -133,13 +134,10 @@ static void look_at(struct digest_staged *s, const char *name)
 static void scan(struct digest_staged *s)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int fd = openat(s->stage, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct dirent *e;
 
-	if (fd < 0 || !(d = fdopendir(fd))) {
-		cleanup_close(&fd);
+	if (confine_opendir(s->stage, "", &d) < 0)
 		return;
-	}
 	for (unsigned n = 0; n < NAMES_MAX && (e = readdir(d)); n++)
 		if (e->d_name[0] != '.')
 			look_at(s, e->d_name);

@@ -188,6 +188,8 @@ uint64_t replica_content_size(struct replica *r, const struct op *op);
 /* The number of the mark that says that a local writer changed the file at @path, inode @fid (may
  * be NULL), and has not closed it; 0: none. */
 uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fid *fid);
+/* Whether there is any such mark. */
+bool replica_any_dirty(struct replica *r);
 /* Whether there is such a mark of a file below @dir. */
 bool replica_dirty_below(struct replica *r, const char *dir);
 /* Whether that mark says that the file is new. */

@@ -9,6 +9,7 @@
 #include "receiver.h"
 
 #include "base/cleanup.h"
+#include "base/confine.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -164,12 +165,11 @@ static bool has_spool(const struct inbound *in, const char *id)
 static void scan(struct inbound *in)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int fd = openat(in->replica->spool, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int opened = confine_opendir(in->replica->spool, "", &d);
 	struct dirent *e;
 
-	if (fd < 0 || !(d = fdopendir(fd))) {
-		log_error("cannot read .tandemfs/in: %s", strerror(errno));
-		cleanup_close(&fd);
+	if (opened < 0) {
+		log_error("cannot read .tandemfs/in: %s", strerror(-opened));
 		return;
 	}
 	while ((e = readdir(d))) {

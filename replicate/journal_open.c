@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "journal_state.h"
 #include "base/cleanup.h"
+#include "base/confine.h"
 #include "base/log.h"
 
 #include <fcntl.h>
@@ -42,16 +43,11 @@ static int compare_firsts(const void *a, const void *b)
 static int find_segments(int dir, struct found *ret)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	_cleanup_close_ int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	uint64_t first;
-	int r = 0;
+	int r = confine_opendir(dir, "", &d);
 
-	if (fd < 0)
-		return -errno;
-	d = fdopendir(fd);
-	if (!d)
-		return -errno;
-	(void)steal_fd(&fd);
+	if (r < 0)
+		return r;
 	while (r == 0) {
 		struct dirent *e;
 

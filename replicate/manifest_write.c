@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/confine.h"
 #include "base/durable.h"
 #include "content.h"
@@ -227,7 +228,7 @@ static void fill_numbers(const struct stat *st, struct manifest_entry *e)
 	e->mode = st->st_mode;
 	e->uid = st->st_uid;
 	e->gid = st->st_gid;
-	e->mtime = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+	e->mtime = clock_ns_of(&st->st_mtim);
 	if (!S_ISDIR(st->st_mode))
 		e->nlink = (uint32_t)st->st_nlink;
 	if (S_ISREG(st->st_mode))
@@ -331,16 +332,10 @@ static int read_names(const struct writer *w, struct names *l)
 {
 	_cleanup_closedir_ DIR *d = NULL;
 	const struct dirent *entry;
-	int r = 0, fd = confine_open(w->root, w->path, O_RDONLY | O_DIRECTORY, 0);
+	int r = confine_opendir(w->root, w->path, &d);
 
-	if (fd < 0)
-		return fd;
-	d = fdopendir(fd);
-	if (!d) {
-		r = -errno;
-		close(fd);
+	if (r < 0)
 		return r;
-	}
 	while (r == 0 && (errno = 0, entry = readdir(d)))
 		if (!skipped(w, entry->d_name))
 			r = names_add(l, entry->d_name);

@@ -81,9 +81,8 @@ void paths_rename(struct path_set *s, const char *from, const char *to)
 
 		if (!confine_below(e->path, from))
 			continue;
-		if (asprintf(&path, "%s%s", to, e->path + strlen(from)) < 0)
-			path = NULL;
-		else
+		path = confine_moved(e->path, from, to);
+		if (path)
 			paths_put(&moved, path, e->value);
 		drop_entry(s, e);
 	}

@@ -179,16 +179,12 @@ static int add_name(struct plain_scan *s, const char *name)
 
 static int list_here(struct plain *p, struct plain_scan *s)
 {
-	int r = 0, fd = confine_open(p->replica->root, s->dir, O_RDONLY | O_DIRECTORY, 0);
-	_cleanup_closedir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_closedir_ DIR *dir = NULL;
+	int r = confine_opendir(p->replica->root, s->dir, &dir);
 	struct dirent *entry;
 
-	if (fd < 0)
-		return fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP ? 0 : fd;
-	if (!dir) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
+	if (r < 0)
+		return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? 0 : r;
 	while (r == 0 && (errno = 0, entry = readdir(dir))) {
 		bool own = !s->dir[0] && strcmp(entry->d_name, TANDEMFS_DIR) == 0;
 

@@ -373,18 +373,13 @@ static int settle_entries(struct plain *p, const char *path, DIR *dir)
 static int settle_tree(struct plain *p, const char *path)
 {
 	_cleanup_closedir_ DIR *dir = NULL;
-	int fd, r = plain_settle_path(p, path, false);
+	int r = plain_settle_path(p, path, false);
 
 	if (r < 0)
 		return r;
-	fd = confine_open(p->replica->root, path, O_RDONLY | O_DIRECTORY | O_NONBLOCK, 0);
-	if (fd < 0)
-		return fd == -ENOTDIR || is_absent(fd) ? 0 : fd;
-	dir = fdopendir(fd);
-	if (!dir) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
+	r = confine_opendir(p->replica->root, path, &dir);
+	if (r < 0)
+		return r == -ENOTDIR || is_absent(r) ? 0 : r;
 	return settle_entries(p, path, dir);
 }
 

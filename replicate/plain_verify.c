@@ -217,7 +217,7 @@ static int walk(struct plain_verify *v, const char *dir)
 	_cleanup_free_ char *there = name_there(v, dir);
 	_cleanup_listing_ struct listing l = {0};
 	_cleanup_closedir_ DIR *here = NULL;
-	int fd, r;
+	int r;
 
 	if (!there)
 		return -ENOMEM;
@@ -226,14 +226,9 @@ static int walk(struct plain_verify *v, const char *dir)
 		return r == -ENOENT ? 0 : r; /* gone by now */
 	if (l.failed)
 		return -ENOMEM;
-	fd = confine_open(v->root, dir, O_RDONLY | O_DIRECTORY, 0);
-	if (fd < 0)
-		return is_absent(fd) ? 0 : fd;
-	here = fdopendir(fd);
-	if (!here) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
+	r = confine_opendir(v->root, dir, &here);
+	if (r < 0)
+		return is_absent(r) ? 0 : r;
 	r = walk_names(v, dir, here, &l);
 	return r < 0 ? r : report_rest(v, dir, &l);
 }

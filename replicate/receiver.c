@@ -17,6 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/confine.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/durable.h"
@@ -235,15 +236,12 @@ static bool next_segment_exists(struct receiver *v)
 static void find_first_segment(struct receiver *v)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int fd = openat(v->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	uint64_t lowest = UINT64_MAX;
 	struct dirent *e;
 
 	v->segment = 1;
-	if (fd < 0 || !(d = fdopendir(fd))) {
-		cleanup_close(&fd);
+	if (confine_opendir(v->dir, "", &d) < 0)
 		return;
-	}
 	while ((e = readdir(d))) {
 		unsigned long long session, n;
 
@@ -372,13 +370,10 @@ static bool belongs_to_old(const struct receiver *v, const char *name)
 static void delete_old(struct receiver *v, int dir)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct dirent *e;
 
-	if (fd < 0 || !(d = fdopendir(fd))) {
-		cleanup_close(&fd);
+	if (confine_opendir(dir, "", &d) < 0)
 		return;
-	}
 	while ((e = readdir(d)))
 		if (belongs_to_old(v, e->d_name))
 			delete_file(v, dir, e->d_name);

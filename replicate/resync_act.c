@@ -10,6 +10,7 @@
 #include "resync.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/confine.h"
 #include "base/log.h"
 #include "content.h"
@@ -17,11 +18,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
-
-static int64_t mtime_of(const struct stat *st)
-{
-	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
-}
 
 static bool is_as_found(struct replica *r, const struct finding *f)
 {
@@ -34,7 +30,7 @@ static bool is_as_found(struct replica *r, const struct finding *f)
 		return false;
 	if (S_ISDIR(st.st_mode)) /* its time moves with what is done in it */
 		return true;
-	return mtime_of(&st) == f->mtime &&
+	return clock_ns_of(&st.st_mtim) == f->mtime &&
 	       (!S_ISREG(st.st_mode) || (uint64_t)st.st_size == f->size);
 }
 

@@ -198,26 +198,16 @@ static int older(const void *a, const void *b)
 	return strcmp(x->name, y->name);
 }
 
-/* NULL and errno on errors. */
-static DIR *open_list(const struct vault *v)
-{
-	int fd = openat(v->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-
-	if (!d)
-		cleanup_close(&fd);
-	return d;
-}
-
 int vault_list(struct vault *v, struct vault_entry **ret, size_t *ret_n)
 {
-	_cleanup_closedir_ DIR *d = open_list(v);
+	_cleanup_closedir_ DIR *d = NULL;
 	struct vault_entry *list = NULL;
 	const struct dirent *entry;
 	size_t n = 0;
+	int e = confine_opendir(v->dir, "", &d);
 
-	if (!d)
-		return -errno;
+	if (e < 0)
+		return e;
 	while ((errno = 0, entry = readdir(d))) {
 		struct vault_entry one, *more;
 
@@ -455,17 +445,12 @@ static int keep_file(struct vault *v, int root, const char *path, int dir, const
 	return keep_copy(v, root, path, name);
 }
 
-static int64_t mtime_of(const struct stat *st)
-{
-	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
-}
-
 static void take_attributes(struct vault_entry *e, const struct stat *st)
 {
 	e->mode = st->st_mode;
 	e->uid = st->st_uid;
 	e->gid = st->st_gid;
-	e->mtime = mtime_of(st);
+	e->mtime = clock_ns_of(&st->st_mtim);
 }
 
 static int copy_open_file(struct vault *v, int fd, const char *name)
@@ -523,8 +508,8 @@ int vault_refresh(struct vault *v, const char *name)
 		return fd;
 	r = fstat(fd, &st) < 0 ? -errno : 0;
 	(void)close(fd);
-	if (r == 0 && S_ISREG(e.mode) && e.mtime != mtime_of(&st)) {
-		e.mtime = mtime_of(&st);
+	if (r == 0 && S_ISREG(e.mode) && e.mtime != clock_ns_of(&st.st_mtim)) {
+		e.mtime = clock_ns_of(&st.st_mtim);
 		r = commit_entry(v, &e);
 		r = r < 0 ? r : 1;
 	}
@@ -534,11 +519,13 @@ int vault_refresh(struct vault *v, const char *name)
 
 bool vault_link_of(struct vault *v, ino_t ino, char ret[VAULT_NAME_SIZE])
 {
-	_cleanup_closedir_ DIR *d = open_list(v);
+	_cleanup_closedir_ DIR *d = NULL;
 	const struct dirent *entry;
 	bool found = false;
 
-	while (d && !found && (entry = readdir(d))) {
+	if (confine_opendir(v->dir, "", &d) < 0)
+		return false;
+	while (!found && (entry = readdir(d))) {
 		found = entry->d_ino == ino && vault_name_good(entry->d_name);
 		if (found)
 			memcpy(ret, entry->d_name, VAULT_NAME_SIZE);

@@ -11,7 +11,7 @@ static uint64_t system_ns(clockid_t id)
 	struct timespec ts;
 
 	(void)clock_gettime(id, &ts); /* cannot fail for the two ids given */
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	return (uint64_t)clock_ns_of(&ts);
 }
 
 uint64_t clock_real_ns(void)

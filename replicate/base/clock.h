@@ -5,6 +5,13 @@
 /* The two clocks that replication reads, so that a simulation can hand in its own. */
 
 #include <stdint.h>
+#include <time.h>
+
+/* A time as nanoseconds since the epoch. */
+static inline int64_t clock_ns_of(const struct timespec *ts)
+{
+	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
+}
 
 /* Nanoseconds since the epoch (CLOCK_REALTIME). */
 uint64_t clock_real_ns(void);

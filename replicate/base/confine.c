@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 
@@ -81,6 +82,22 @@ int confine_parent(int root, const char *path, int *ret_fd, const char **ret_nam
 	return 0;
 }
 
+int confine_opendir(int root, const char *path, DIR **ret)
+{
+	int fd = confine_open(root, path, O_RDONLY | O_DIRECTORY, 0);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	int e = d ? 0 : -errno;
+
+	if (fd < 0)
+		return fd;
+	if (!d) {
+		(void)close(fd);
+		return e;
+	}
+	*ret = d;
+	return 0;
+}
+
 int confine_stat(int root, const char *path, struct stat *ret)
 {
 	_cleanup_close_ int fd = confine_open(root, path, O_PATH, 0);
@@ -104,4 +121,11 @@ bool confine_below(const char *path, const char *dir)
 	if (len == 0)
 		return true;
 	return strncmp(path, dir, len) == 0 && (path[len] == 0 || path[len] == '/');
+}
+
+char *confine_moved(const char *path, const char *from, const char *to)
+{
+	char *ret;
+
+	return asprintf(&ret, "%s%s", to, path + strlen(from)) < 0 ? NULL : ret;
 }

@@ -9,6 +9,7 @@
  * RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS). Refusals are -ELOOP or -EXDEV.
  */
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -33,6 +34,10 @@ int confine_open(int root, const char *path, int flags, mode_t mode);
  * -ENOTDIR. */
 int confine_parent(int root, const char *path, int *ret_fd, const char **ret_name);
 
+/* Opens the directory @path ("": @root itself, by a descriptor of its own) for readdir(3). The
+ * caller closes it with closedir(3). 0 or -errno. */
+int confine_opendir(int root, const char *path, DIR **ret);
+
 /* fstatat of @path, never following a link. 0 or -errno. */
 int confine_stat(int root, const char *path, struct stat *ret);
 
@@ -41,5 +46,9 @@ size_t confine_parent_len(const char *path);
 
 /* Whether @path is @dir or below it ("" holds everything). */
 bool confine_below(const char *path, const char *dir);
+
+/* What @path, which is @from or below it, is called once @from was renamed to @to. The caller frees
+ * it; NULL without memory. */
+char *confine_moved(const char *path, const char *from, const char *to);
 
 #endif
