@@ -232,16 +232,10 @@ static int remove_dir(struct receiver *v, const char *path, uint64_t time)
 	struct op op = {.type = OP_RMDIR, .path = (char *)path, .time = time};
 	_cleanup_closedir_ DIR *d = NULL;
 	const struct dirent *entry;
-	int e = 0, fd = confine_open(v->replica->root, path, O_RDONLY | O_DIRECTORY, 0);
+	int e = confine_opendir(v->replica->root, path, &d);
 
-	if (fd < 0)
-		return fd;
-	d = fdopendir(fd);
-	if (!d) {
-		e = -errno;
-		(void)close(fd);
+	if (e < 0)
 		return e;
-	}
 	while (e == 0 && (errno = 0, entry = readdir(d))) {
 		_cleanup_free_ char *below = NULL;
 
@@ -372,7 +366,7 @@ static const char *taken_name(struct attempt *a, const struct unseen_relation *r
 static uint64_t open_file(struct attempt *a, const struct unseen_relation *rel)
 {
 	struct replica *r = a->v->replica;
-	const char *path = taken_name(a, rel);
+	const char *path = replica_any_dirty(r) ? taken_name(a, rel) : NULL;
 	struct fid fid;
 
 	if (!path)
@@ -631,7 +625,7 @@ static int hold_time(struct attempt *a)
 
 	if (a->type != OP_SETATTR || !(a->flags & OP_FORCE) || !(op->mask & OP_MTIME) ||
 		confine_stat(r->root, op->path, &st) < 0 || !S_ISDIR(st.st_mode) ||
-		(int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec <= op->mtime)
+		clock_ns_of(&st.st_mtim) <= op->mtime)
 		return 0;
 	if (!decides(a->v) && !replica_dirty_below(r, op->path))
 		return 0;
@@ -682,7 +676,7 @@ static int apply_and_tell(struct attempt *a, bool apply)
 		e = tell(a, a->path2, a->op->path2, true);
 	if (e == 0)
 		e = tell_followed(a);
-	return e < 0 ? e : pass_over(a);
+	return e < 0 ? e : note_number(a->v, a->m.seq, a->m.how);
 }
 
 /* Decides. With @unknown the peer does not know that there is anything to ask. Nor can it know what

@@ -247,6 +247,16 @@ uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fi
 	return seq;
 }
 
+bool replica_any_dirty(struct replica *r)
+{
+	bool any;
+
+	(void)pthread_mutex_lock(&r->lock);
+	any = r->dirty != NULL;
+	(void)pthread_mutex_unlock(&r->lock);
+	return any;
+}
+
 bool replica_dirty_below(struct replica *r, const char *dir)
 {
 	struct dirty *d, *next;
@@ -368,8 +378,7 @@ static void asks_follow_locked(struct replica *r, const char *from, const char *
 	DL_FOREACH (r->asks, a) {
 		_cleanup_free_ char *path = NULL;
 
-		if (confine_below(a->path, from) &&
-			asprintf(&path, "%s%s", to, a->path + strlen(from)) >= 0 &&
+		if (confine_below(a->path, from) && (path = confine_moved(a->path, from, to)) &&
 			!has_ask_locked(r, a->seq, path) &&
 			!ask_add_locked(r, a->seq, path, a->deep))
 			log_warning("no memory to follow a rename");
@@ -383,21 +392,22 @@ static void marks_follow_locked(struct replica *r, const char *from, const char 
 	struct dirty *d, *next;
 
 	HASH_ITER (hh, r->dirty, d, next) {
-		char *path = NULL;
-		int n = 0;
+		char *path;
 
 		if (d->orphan)
 			continue;
 		if (confine_below(d->op.path, from))
-			n = asprintf(&path, "%s%s", to, d->op.path + strlen(from));
+			path = confine_moved(d->op.path, from, to);
 		else if (exchange && confine_below(d->op.path, to))
-			n = asprintf(&path, "%s%s", from, d->op.path + strlen(to));
-		if (n < 0) {
+			path = confine_moved(d->op.path, to, from);
+		else
+			continue;
+		if (!path) {
 			log_warning("no memory to follow a rename");
-		} else if (n > 0) {
-			free(d->op.path);
-			d->op.path = path;
+			continue;
 		}
+		free(d->op.path);
+		d->op.path = path;
 	}
 }
 
@@ -527,7 +537,7 @@ static uint64_t time_of_parent(struct replica *r, const char *path)
 
 	if (!dir || confine_stat(r->root, dir, &st) < 0)
 		return replica_now(r);
-	return (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
+	return (uint64_t)clock_ns_of(&st.st_mtim);
 }
 
 static bool has_asks(struct replica *r)
@@ -682,7 +692,7 @@ void replica_parent_times(struct replica *r, const struct op *op, uint64_t ret[2
 		if (!name || !(dir = strndup(name, confine_parent_len(name))) ||
 			confine_stat(r->root, dir, &st) < 0)
 			continue;
-		now = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
+		now = (uint64_t)clock_ns_of(&st.st_mtim);
 		/* a content that replaces a file changes no name */
 		if (now > op->time ||
 			(op->type == OP_CONTENT && confine_stat(r->root, name, &st) == 0))

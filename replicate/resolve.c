@@ -15,7 +15,7 @@
  *     symlink, ...  as content
  *     rename        what we renamed too: the newer name; into itself: ours; a directory onto one
  *                   that is not empty: both contents; onto our version: as content
- *     link          onto something of ours: nothing
+ *     link          onto our version: as content
  *     attributes    the newer
  *
  * A version that loses is in the vault, here and on its way to the peer, before anything replaces
@@ -59,11 +59,6 @@ static int look(struct replica *r, const char *path, struct stat *ret)
 		return 0;
 	*ret = (struct stat){0};
 	return e == -ENOENT || e == -ENOTDIR ? 0 : e;
-}
-
-static int64_t mtime_of(const struct stat *st)
-{
-	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
 
 /* ---- the vault ---- */
@@ -203,6 +198,14 @@ static int make_above(struct meeting *m, const char *path)
 	return e;
 }
 
+/* What stands at @path, in directories that are there. */
+static int reach(struct meeting *m, const char *path, struct stat *ret)
+{
+	int e = make_above(m, path);
+
+	return e < 0 ? e : look(m->r, path, ret);
+}
+
 /* ---- contents, and what else is put at a name ---- */
 
 static int same_content(struct meeting *m, const char *path)
@@ -256,7 +259,7 @@ static int content_meets_ours(struct meeting *m, const struct stat *st)
 {
 	struct op *op = m->op;
 	int64_t when = op->mask & OP_MTIME ? op->mtime : (int64_t)op->time;
-	bool theirs = theirs_wins(m, CONFLICT_FILE, mtime_of(st), when);
+	bool theirs = theirs_wins(m, CONFLICT_FILE, clock_ns_of(&st->st_mtim), when);
 	struct keep k = {.path = op->path,
 		.winner = m->v->sender.name,
 		.other = op->seq,
@@ -283,10 +286,8 @@ static int meet_content(struct meeting *m)
 {
 	struct op *op = m->op;
 	struct stat st;
-	int e = make_above(m, op->path);
+	int e = reach(m, op->path, &st);
 
-	if (e == 0)
-		e = look(m->r, op->path, &st);
 	if (e < 0)
 		return e;
 	if (S_ISDIR(st.st_mode))
@@ -298,11 +299,9 @@ static int meet_content(struct meeting *m)
 	if (is_ours(m, op->path))
 		return content_meets_ours(m, &st);
 	spare_attributes(m);
-	if (!S_ISREG(st.st_mode)) {
+	if (!S_ISREG(st.st_mode))
 		e = incoming_remove(m->v, op->path, op->time);
-		return e < 0 ? e : take_content(m);
-	}
-	return take_content(m);
+	return e < 0 ? e : take_content(m);
 }
 
 /* A symbolic link, FIFO, socket or device. */
@@ -310,16 +309,14 @@ static int meet_make(struct meeting *m)
 {
 	struct op *op = m->op;
 	struct stat st;
-	int e = make_above(m, op->path);
+	int e = reach(m, op->path, &st);
 
-	if (e == 0)
-		e = look(m->r, op->path, &st);
 	if (e < 0)
 		return e;
 	if (S_ISDIR(st.st_mode))
 		return keep_theirs(m);
 	if (st.st_ino && is_ours(m, op->path)) {
-		if (!theirs_wins(m, CONFLICT_OTHER, mtime_of(&st), (int64_t)op->time))
+		if (!theirs_wins(m, CONFLICT_OTHER, clock_ns_of(&st.st_mtim), (int64_t)op->time))
 			return keep_theirs(m);
 		e = keep_ours(m, op->path);
 	}
@@ -333,10 +330,8 @@ static int meet_mkdir(struct meeting *m)
 {
 	struct op *op = m->op;
 	struct stat st;
-	int e = make_above(m, op->path);
+	int e = reach(m, op->path, &st);
 
-	if (e == 0)
-		e = look(m->r, op->path, &st);
 	if (e < 0)
 		return e;
 	if (st.st_ino && !S_ISDIR(st.st_mode)) {
@@ -354,15 +349,10 @@ static int meet_mkdir(struct meeting *m)
 static int is_empty_dir(struct replica *r, const char *path)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int fd = confine_open(r->root, path, O_RDONLY | O_DIRECTORY, 0), n = 0;
+	int n = 0, e = confine_opendir(r->root, path, &d);
 
-	if (fd < 0)
-		return fd;
-	d = fdopendir(fd);
-	if (!d) {
-		(void)close(fd);
-		return -errno;
-	}
+	if (e < 0)
+		return e;
 	while (n < 3 && readdir(d))
 		n++;
 	return n < 3;
@@ -419,8 +409,9 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 		return e < 0 ? e : incoming_remove(m->v, from, m->op->time);
 	}
 	if (b.st_ino && a.st_ino != b.st_ino && is_ours(m, to)) {
-		bool theirs = S_ISDIR(a.st_mode) ||
-			      theirs_wins(m, CONFLICT_FILE, mtime_of(&b), mtime_of(&a));
+		bool theirs =
+			S_ISDIR(a.st_mode) || theirs_wins(m, CONFLICT_FILE, clock_ns_of(&b.st_mtim),
+						      clock_ns_of(&a.st_mtim));
 
 		e = theirs ? keep_ours(m, to) : keep_moved(m, from);
 		if (e == 0 && !theirs)
@@ -435,17 +426,11 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 static int merge(struct meeting *m, const char *from, const char *to)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int e = 0, fd = confine_open(m->r->root, from, O_RDONLY | O_DIRECTORY, 0);
+	int e = confine_opendir(m->r->root, from, &d);
 	const struct dirent *entry;
 
-	if (fd < 0)
-		return fd;
-	d = fdopendir(fd);
-	if (!d) {
-		e = -errno;
-		(void)close(fd);
+	if (e < 0)
 		return e;
-	}
 	while (e == 0 && (errno = 0, entry = readdir(d))) {
 		_cleanup_free_ char *a = NULL, *b = NULL;
 
@@ -470,14 +455,12 @@ static int move_unknown(struct meeting *m, const char *from)
 	return e < 0 ? e : ask_for(m, m->op->path2, true);
 }
 
-/* What the peer renamed we have renamed as well, to @ours. */
-static int meet_two_renames(struct meeting *m, const struct unseen_op *ours)
+/* What the peer renamed we have renamed as well, to @from at @when. */
+static int meet_two_renames(struct meeting *m, const char *from, uint64_t when)
 {
 	struct op *op = m->op;
-	_cleanup_free_ char *from = strdup(ours->path2);
-	uint64_t when = ours->time;
 	struct stat st;
-	int e = from ? look(m->r, from, &st) : -ENOMEM;
+	int e = look(m->r, from, &st);
 
 	if (e < 0)
 		return e;
@@ -492,19 +475,21 @@ static int meet_two_renames(struct meeting *m, const struct unseen_op *ours)
 	return e < 0 ? e : restate(m->r, from, false); /* the peer may have that name by now */
 }
 
-static struct unseen_op *copy_rename(struct meeting *m)
+/* Where we have renamed what stood at the op's path, and when. 1; 0: we have not; or -ENOMEM. */
+static int our_rename(struct meeting *m, char **ret_to, uint64_t *ret_when)
 {
 	const struct unseen_op *own;
-	struct unseen_op *ret = NULL;
+	int found = 0;
 
 	(void)pthread_mutex_lock(&m->r->lock);
 	own = unseen_rename_from(m->r->unseen, m->op->path, m->seen);
-	if (own && (ret = malloc(sizeof(*ret)))) {
-		*ret = *own;
-		ret->path2 = strdup(own->path2);
+	if (own) {
+		*ret_to = strdup(own->path2);
+		*ret_when = own->time;
+		found = *ret_to ? 1 : -ENOMEM;
 	}
 	(void)pthread_mutex_unlock(&m->r->lock);
-	return ret;
+	return found;
 }
 
 static int meet_exchange(struct meeting *m)
@@ -517,7 +502,8 @@ static int meet_exchange(struct meeting *m)
 static int meet_rename(struct meeting *m)
 {
 	struct op *op = m->op;
-	struct unseen_op *ours;
+	_cleanup_free_ char *ours = NULL;
+	uint64_t when = 0;
 	struct stat st;
 	int e = look(m->r, op->path, &st);
 
@@ -525,12 +511,9 @@ static int meet_rename(struct meeting *m)
 		return e;
 	if (op->flags & OP_EXCHANGE)
 		return meet_exchange(m);
-	if (!st.st_ino && (ours = copy_rename(m))) {
-		e = ours->path2 ? meet_two_renames(m, ours) : -ENOMEM;
-		free(ours->path2);
-		free(ours);
-		return e;
-	}
+	e = st.st_ino ? 0 : our_rename(m, &ours, &when);
+	if (e != 0)
+		return e < 0 ? e : meet_two_renames(m, ours, when);
 	if (!st.st_ino) /* removed here: what the peer has under the new name stays */
 		return op->flags & OP_GONE ? 0 : ask_for(m, op->path2, true);
 	if (S_ISREG(st.st_mode) && replica_is_asked(m->r, op->path))
@@ -554,7 +537,8 @@ static int link_meets(struct meeting *m, const struct stat *from, const struct s
 	int e;
 
 	if (S_ISDIR(to->st_mode) ||
-		(ours && !theirs_wins(m, CONFLICT_FILE, mtime_of(to), mtime_of(from))))
+		(ours && !theirs_wins(m, CONFLICT_FILE, clock_ns_of(&to->st_mtim),
+				 clock_ns_of(&from->st_mtim))))
 		return keep_version(m->r, &k);
 	e = ours ? keep_ours(m, op->path2) : 0;
 	if (e == 0)
@@ -570,14 +554,10 @@ static int meet_link(struct meeting *m)
 	int e = look(m->r, op->path, &from);
 
 	if (e == 0)
-		e = make_above(m, op->path2);
-	if (e == 0)
-		e = look(m->r, op->path2, &to);
+		e = reach(m, op->path2, &to);
 	if (e < 0 || (op->flags & OP_GONE && !from.st_ino))
 		return e;
-	if (!from.st_ino || S_ISDIR(from.st_mode))
-		return ask_for(m, op->path2, false);
-	if (replica_is_asked(m->r, op->path))
+	if (!from.st_ino || S_ISDIR(from.st_mode) || replica_is_asked(m->r, op->path))
 		return ask_for(m, op->path2, false);
 	if (to.st_ino && to.st_ino != from.st_ino)
 		return link_meets(m, &from, &to);

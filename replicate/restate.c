@@ -25,6 +25,7 @@
 #include "receiver.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/confine.h"
 #include "base/log.h"
 #include "content.h"
@@ -34,18 +35,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static uint64_t mtime_of(const struct stat *st)
-{
-	return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
-}
-
 /* The mtime of the directory of @path: what its name is made with there. */
 static uint64_t parent_time(struct replica *r, const char *path)
 {
 	_cleanup_free_ char *dir = strndup(path, confine_parent_len(path));
 	struct stat st;
 
-	return dir && confine_stat(r->root, dir, &st) == 0 ? mtime_of(&st) : 1;
+	return dir && confine_stat(r->root, dir, &st) == 0 ? (uint64_t)clock_ns_of(&st.st_mtim) : 1;
 }
 
 static struct op forced(enum op_type type, const char *path, const struct stat *st)
@@ -74,7 +70,7 @@ static int say_mtime(struct replica *r, const char *path, const struct stat *st)
 	struct op op = forced(OP_SETATTR, path, st);
 
 	op.mask = OP_MTIME;
-	op.mtime = (int64_t)mtime_of(st);
+	op.mtime = clock_ns_of(&st->st_mtim);
 	return say_at(r, &op);
 }
 
@@ -169,17 +165,11 @@ static int walk_entry(struct walk *w, const char *dir, const char *name)
 static int walk_dir(struct walk *w, const char *dir)
 {
 	_cleanup_closedir_ DIR *d = NULL;
-	int e = 0, fd = confine_open(w->r->root, dir, O_RDONLY | O_DIRECTORY, 0);
+	int e = confine_opendir(w->r->root, dir, &d);
 	const struct dirent *entry;
 
-	if (fd < 0)
-		return fd;
-	d = fdopendir(fd);
-	if (!d) {
-		e = -errno;
-		(void)close(fd);
+	if (e < 0)
 		return e;
-	}
 	while (e == 0 && (errno = 0, entry = readdir(d)))
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
 			e = walk_entry(w, dir, entry->d_name);
@@ -344,7 +334,7 @@ int restate_attributes(struct replica *r, const char *path)
 		return e;
 	op = forced(OP_SETATTR, path, &st);
 	op.mask |= OP_MTIME;
-	op.mtime = (int64_t)mtime_of(&st);
+	op.mtime = clock_ns_of(&st.st_mtim);
 	return say_at(r, &op);
 }
 

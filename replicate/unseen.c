@@ -293,14 +293,6 @@ uint64_t unseen_oldest(const struct unseen *u)
 
 /* ---- names that move ---- */
 
-/* @path, which is @from or below it, with @to in the place of @from; NULL without memory. */
-static char *moved(const char *path, const char *from, const char *to)
-{
-	char *ret;
-
-	return asprintf(&ret, "%s%s", to, path + strlen(from)) < 0 ? NULL : ret;
-}
-
 static bool follows(const char *path, const char *from, const char *to, bool exchange)
 {
 	return path && (confine_below(path, from) || (exchange && confine_below(path, to)));
@@ -312,7 +304,8 @@ static int follow(char **path, const char *from, const char *to, bool exchange)
 
 	if (!follows(*path, from, to, exchange))
 		return 0;
-	now = confine_below(*path, from) ? moved(*path, from, to) : moved(*path, to, from);
+	now = confine_below(*path, from) ? confine_moved(*path, from, to)
+					 : confine_moved(*path, to, from);
 	if (!now)
 		return -ENOMEM;
 	free(*path);
@@ -415,26 +408,13 @@ static enum outcome same_name(enum role a, enum role b)
 	return a == b && (a == ROLE_UNLINK || a == ROLE_RMDIR || a == ROLE_MKDIR) ? GOES : CLASHES;
 }
 
-/* Ours names a directory above the one that arrives. */
-static enum outcome ours_above(enum role ours)
+/* One names a directory above the other's name. A rename of the upper one moves the lower: only
+ * who holds a name below a rename of ours has to follow (@renamed). */
+static enum outcome at_distance(enum role upper, enum outcome renamed)
 {
-	switch (ours) {
+	switch (upper) {
 	case ROLE_FROM:
-		return MOVES;
-	case ROLE_ATTR:
-	case ROLE_XATTR:
-	case ROLE_MKDIR:
-		return GOES;
-	default:
-		return CLASHES;
-	}
-}
-
-/* What arrives names a directory above ours. */
-static enum outcome ours_below(enum role arrives)
-{
-	switch (arrives) {
-	case ROLE_FROM:
+		return renamed;
 	case ROLE_ATTR:
 	case ROLE_XATTR:
 	case ROLE_MKDIR:
@@ -506,7 +486,7 @@ static enum outcome pass_name(const struct entry *e, int i, struct passing *p)
 	if (!ours || !confine_below(*p->path, ours))
 		return GOES;
 	if (strcmp(*p->path, ours) != 0)
-		return ours_above(b);
+		return at_distance(b, MOVES);
 	o = same_name(p->role, b);
 	if (o == MOVES && (p->apart || e->op.safe)) /* or what we moved has lost its name since */
 		o = CLASHES;
@@ -594,9 +574,9 @@ static int relate(const struct unseen *u, const struct op *op, const struct posi
 		if (r == 0 && ret->path2)
 			r = pass(e, &second, ret);
 	}
-	if (ours_below(role) == CLASHES)
+	if (at_distance(role, GOES) == CLASHES)
 		clash_below(u, ret->path, seen, ret);
-	if (ret->path2 && ours_below(role2) == CLASHES)
+	if (ret->path2 && at_distance(role2, GOES) == CLASHES)
 		clash_below(u, ret->path2, seen, ret);
 	if (op->type == OP_RENAME && confine_below(ret->path2, ret->path))
 		ret->clash = true;
