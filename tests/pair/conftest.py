@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from rig.backup import WithBackup    # noqa: E402
 from rig.servers import Pair    # noqa: E402
 
 
@@ -23,13 +24,13 @@ def end_on_signal():
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture
-def pair(request):
-    """Call it: pair("mode=sync", proxy=True). Checks and removes what it made."""
+def ended(request, kind):
+    """A function that makes servers of the @kind (Pair or one derived); after the test they are
+    checked and removed."""
     made = []
 
     def make(options="mode=async", **kwargs):
-        made.append(Pair(options, **kwargs))
+        made.append(kind(options, **kwargs))
         return made[-1]
 
     yield make
@@ -44,6 +45,18 @@ def pair(request):
                 print(f"---- log of {s.name}\n" + s.log()[-6000:])
         for p in made:
             p.remove()
+
+
+@pytest.fixture
+def pair(request):
+    """Call it: pair("mode=sync", proxy=True). Checks and removes what it made."""
+    yield from ended(request, Pair)
+
+
+@pytest.fixture
+def backup(request):
+    """The same for one server with a plain peer (rig/backup.py)."""
+    yield from ended(request, WithBackup)
 
 
 @pytest.fixture

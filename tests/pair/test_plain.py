@@ -11,30 +11,9 @@ import time
 
 import pytest
 
-from rig.backup import Backup, WithBackup, assert_copied, plain_differences
+from rig.backup import Backup, assert_copied, plain_differences
 from rig.compare import assert_same
 from rig.servers import FAULTS, run, wait_for
-
-
-@pytest.fixture
-def backup(request):
-    made = []
-
-    def make(options="mode=async", **kwargs):
-        made.append(WithBackup(options, **kwargs))
-        return made[-1]
-
-    yield make
-    passed = False
-    try:
-        for p in made:
-            p.stop()
-        passed = getattr(request.node, "passed", False)
-    finally:
-        for p in made:
-            if not passed:
-                print(f"---- log of {p.a.name}\n" + p.a.log()[-6000:])
-            p.remove()
 
 
 def fill(root):

@@ -7,6 +7,7 @@
  */
 
 #include "sim.h"
+#include "sim_queue.h"
 
 #include "replicate/base/cleanup.h"
 #include "replicate/base/durable.h"
@@ -18,13 +19,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <utlist.h>
-
-struct chunk {
-	struct chunk *next;
-	uint64_t offset;
-	size_t len;
-	uint8_t *data;
-};
 
 struct remote_file {
 	struct remote_file *next;
@@ -47,17 +41,6 @@ static struct plain_remote *of(const struct remote *r)
 	return (struct plain_remote *)r;
 }
 
-static void write_chunk(struct remote_file *f, size_t len)
-{
-	struct chunk *c = f->queue;
-
-	if (len && pwrite_all(f->fd, c->data, len, (off_t)c->offset) < 0)
-		sim_fail("plain peer: write failed: %s", strerror(errno));
-	LL_DELETE(f->queue, c);
-	free(c->data);
-	free(c);
-}
-
 static void drop_connection(struct plain_remote *r)
 {
 	struct remote_file *f;
@@ -67,11 +50,10 @@ static void drop_connection(struct plain_remote *r)
 		unsigned keep = sim_below(4);
 
 		while (f->queue && keep--)
-			write_chunk(f, f->queue->len);
+			queue_take(&f->queue, f->fd, f->queue->len);
 		if (f->queue)
-			write_chunk(f, sim_below((unsigned)f->queue->len + 1));
-		while (f->queue)
-			write_chunk(f, 0);
+			queue_take(&f->queue, f->fd, sim_below((unsigned)f->queue->len + 1));
+		queue_drop(&f->queue);
 	}
 }
 
@@ -313,18 +295,15 @@ static int op_open(struct remote *base, const char *path, unsigned flags, mode_t
 	struct remote_file **ret)
 {
 	struct remote_file *f;
-	int o, r = before(of(base));
+	int r = before(of(base));
 
 	if (r < 0)
 		return r;
-	o = flags & REMOTE_WRITE ? O_WRONLY : O_RDONLY;
-	o |= (flags & REMOTE_CREATE ? O_CREAT : 0) | (flags & REMOTE_EXCL ? O_EXCL : 0) |
-	     (flags & REMOTE_TRUNC ? O_TRUNC : 0);
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;
 	f->remote = of(base);
-	f->fd = open(path, o | O_CLOEXEC, mode);
+	f->fd = open(path, queue_open_flags(flags), mode);
 	r = after(of(base), f->fd);
 	if (r < 0) {
 		if (f->fd >= 0)
@@ -339,18 +318,11 @@ static int op_open(struct remote *base, const char *path, unsigned flags, mode_t
 
 static int op_write(struct remote_file *f, uint64_t offset, const void *data, size_t len)
 {
-	struct chunk *c;
 	int r = check(f->remote);
 
 	if (r < 0)
 		return r;
-	c = calloc(1, sizeof(*c));
-	if (!c || !(c->data = malloc(len + 1)))
-		sim_fail("no memory");
-	memcpy(c->data, data, len);
-	c->len = len;
-	c->offset = offset;
-	LL_APPEND(f->queue, c);
+	queue_add(&f->queue, offset, data, len);
 	return 0;
 }
 
@@ -359,7 +331,7 @@ static int op_drain(struct remote_file *f)
 	int r = check(f->remote);
 
 	while (r == 0 && f->queue) {
-		write_chunk(f, f->queue->len);
+		queue_take(&f->queue, f->fd, f->queue->len);
 		r = before(f->remote);
 	}
 	return r;
@@ -383,8 +355,7 @@ static int op_close(struct remote_file *f)
 {
 	int r = op_drain(f);
 
-	while (f->queue)
-		write_chunk(f, 0);
+	queue_drop(&f->queue);
 	LL_DELETE(f->remote->files, f);
 	(void)close(f->fd);
 	free(f);

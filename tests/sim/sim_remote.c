@@ -7,6 +7,7 @@
  */
 
 #include "sim.h"
+#include "sim_queue.h"
 
 #include "replicate/base/cleanup.h"
 #include "replicate/base/durable.h"
@@ -15,13 +16,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <utlist.h>
-
-struct chunk {
-	struct chunk *next;
-	uint64_t offset;
-	size_t len;
-	uint8_t *data;
-};
 
 struct remote_file {
 	struct remote_file *next;
@@ -49,15 +43,9 @@ static struct sim_remote *of(struct remote *r)
 	return (struct sim_remote *)r;
 }
 
-static void pop_chunk(struct remote_file *f, bool write_it)
+static void arrive(struct remote_file *f)
 {
-	struct chunk *c = f->queue;
-
-	if (write_it && pwrite_all(f->fd, c->data, c->len, (off_t)c->offset) < 0)
-		sim_fail("transport: write failed: %s", strerror(errno));
-	LL_DELETE(f->queue, c);
-	free(c->data);
-	free(c);
+	queue_take(&f->queue, f->fd, f->queue->len);
 }
 
 static void break_file(struct remote_file *f)
@@ -65,13 +53,12 @@ static void break_file(struct remote_file *f)
 	unsigned keep = sim_below(4);
 
 	while (f->queue && keep--)
-		pop_chunk(f, true);
+		arrive(f);
 	if (f->queue && f->queue->len > 1) {
 		f->queue->len = 1 + sim_below((unsigned)f->queue->len - 1);
-		pop_chunk(f, true);
+		arrive(f);
 	}
-	while (f->queue)
-		pop_chunk(f, false);
+	queue_drop(&f->queue);
 	f->broken = true;
 	f->reading = false;
 }
@@ -174,18 +161,15 @@ static int op_open(struct remote *base, const char *path, unsigned flags, mode_t
 	struct remote_file **ret)
 {
 	struct remote_file *f;
-	int r = check(of(base)), o;
+	int r = check(of(base));
 
 	if (r < 0)
 		return r;
-	o = flags & REMOTE_WRITE ? O_WRONLY : O_RDONLY;
-	o |= (flags & REMOTE_CREATE ? O_CREAT : 0) | (flags & REMOTE_EXCL ? O_EXCL : 0) |
-	     (flags & REMOTE_TRUNC ? O_TRUNC : 0);
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;
 	f->remote = of(base);
-	f->fd = open(path, o | O_CLOEXEC, mode);
+	f->fd = open(path, queue_open_flags(flags), mode);
 	if (f->fd < 0) {
 		r = -errno;
 		free(f);
@@ -198,18 +182,11 @@ static int op_open(struct remote *base, const char *path, unsigned flags, mode_t
 
 static int op_write(struct remote_file *f, uint64_t offset, const void *data, size_t len)
 {
-	struct chunk *c;
 	int r = f->broken ? -ENOTCONN : check(f->remote);
 
 	if (r < 0)
 		return r;
-	c = calloc(1, sizeof(*c));
-	if (!c || !(c->data = malloc(len + 1)))
-		sim_fail("no memory");
-	memcpy(c->data, data, len);
-	c->len = len;
-	c->offset = offset;
-	LL_APPEND(f->queue, c);
+	queue_add(&f->queue, offset, data, len);
 	return 0;
 }
 
@@ -218,7 +195,7 @@ static int op_drain(struct remote_file *f)
 	int r = f->broken ? -ENOTCONN : check(f->remote);
 
 	while (r == 0 && f->queue)
-		pop_chunk(f, true);
+		arrive(f);
 	return r;
 }
 
@@ -256,8 +233,7 @@ static int op_close(struct remote_file *f)
 {
 	int r = op_drain(f);
 
-	while (f->queue)
-		pop_chunk(f, false);
+	queue_drop(&f->queue);
 	LL_DELETE(f->remote->files, f);
 	(void)close(f->fd);
 	free(f);
@@ -274,7 +250,7 @@ static int op_turn(struct remote *base, int timeout_ms, int wake_fd)
 		return r;
 	LL_FOREACH (of(base)->files, f) {
 		while (f->queue && sim_chance(70))
-			pop_chunk(f, true);
+			arrive(f);
 		if (sim_chance(60))
 			f->arrived = true;
 	}
