@@ -109,6 +109,7 @@ void plain_free(struct plain *p)
 	plain_reset(p);
 	paths_clear(&p->skipped);
 	paths_clear(&p->dirs);
+	paths_clear(&p->mixed);
 	if (p->state.session && p->peer->is_plain && p->replica->journal) {
 		r = journal_sync(p->replica->journal, journal_head(p->replica->journal));
 		if (r == 0)
@@ -553,6 +554,7 @@ static int publish(struct plain *p)
 	(void)pthread_mutex_unlock(&p->replica->lock);
 	if (in_sync) {
 		paths_clear(&p->fresh);
+		paths_clear(&p->mixed);
 		peer_set_state(peer, PEER_IN_SYNC, NULL);
 	}
 	if (moved) {

@@ -38,6 +38,8 @@ size_t paths_count(const struct path_set *s);
 void paths_put(struct path_set *s, const char *path, uint64_t value);
 /* Its number; 0 when it is not there. */
 uint64_t paths_get(const struct path_set *s, const char *path);
+/* Whether @path or a directory above it is there. */
+bool paths_covers(const struct path_set *s, const char *path);
 /* Drops @path and all below it. */
 void paths_drop(struct path_set *s, const char *path);
 /* What was at or below @from is at or below @to; what was there before is dropped. */
@@ -141,6 +143,8 @@ struct plain {
 	struct path_set skipped; /* contents that were not sent because the path was gone: seq */
 	struct path_set fresh;   /* contents sent: journal head before the file was read */
 	struct path_set dirs;    /* directories of which names were changed there */
+	struct path_set mixed;   /* renamed directories that may hold there what was settled for
+				  * another one of their old name */
 };
 
 int plain_new(struct peer *p, struct bulk *bulk, struct plain **ret);

@@ -61,6 +61,16 @@ uint64_t paths_get(const struct path_set *s, const char *path)
 	return e ? e->value : 0;
 }
 
+bool paths_covers(const struct path_set *s, const char *path)
+{
+	const struct path_entry *e;
+
+	for (e = s->table; e; e = e->hh.next)
+		if (confine_below(path, e->path))
+			return true;
+	return false;
+}
+
 void paths_drop(struct path_set *s, const char *path)
 {
 	struct path_entry *e, *next;

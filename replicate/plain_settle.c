@@ -19,7 +19,7 @@
  * A rename is done as one where the source is still there; then the target's tree is gone over.
  * Nothing is removed there but what an op says is gone, and what is certainly a copy of ours: when
  * a directory was renamed and its old name is in use again, settled contents may have gone to
- * either. What fits neither is moved aside.
+ * either (`mixed`). What fits neither is moved aside.
  */
 
 #include "plain.h"
@@ -395,17 +395,14 @@ static void take_child(void *ctx, const char *name, const struct stat *st)
 	buf_put(&c->list, name, strlen(name) + 1);
 }
 
-/* A directory was renamed and both names are in use, here or there. What stands below one of them
- * there is compared with both here. */
-struct pruning {
-	bool aside;   /* what fits nowhere is moved aside, else it stays */
-	uint64_t seq; /* 0: files that have the same name in both need not be sent again */
-};
+#define LEFT_OVER "was left of a renamed directory"
 
-static int prune(struct plain *p, const char *dir, const char *other, const struct pruning *how);
+/* A directory was renamed by op @seq and both names are or were in use, here or there. What stands
+ * below one of them there is compared with both here; what fits nowhere is moved aside, and files
+ * that have the same name in both are sent again. */
+static int prune(struct plain *p, const char *dir, const char *other, uint64_t seq);
 
-static int prune_file(
-	struct plain *p, const char *path, const char *other, const struct pruning *how)
+static int prune_file(struct plain *p, const char *path, const char *other, uint64_t seq)
 {
 	_cleanup_sides_ struct sides s = {0};
 	struct stat st;
@@ -416,17 +413,17 @@ static int prune_file(
 		return r;
 	both = confine_stat(p->replica->root, other, &st) == 0;
 	if (s.here) {
-		if (both && how->seq)
-			paths_put(&p->skipped, path, how->seq); /* it may be the other one */
+		if (both)
+			paths_put(&p->skipped, path, seq); /* it may be the other one */
 		return 0;
 	}
 	if (both && plain_compare(p, &st, &s.st_there) != PLAIN_DIFFERENT)
 		return p->remote->ops->remove(p->remote, s.name);
-	return how->aside ? plain_move_aside(p, path, "was left of a renamed directory") : 0;
+	return plain_move_aside(p, path, LEFT_OVER);
 }
 
 static int prune_child(struct plain *p, const char *dir, const char *other, const char *name,
-	bool is_dir, const struct pruning *how)
+	bool is_dir, uint64_t seq)
 {
 	_cleanup_free_ char *a = NULL, *b = NULL;
 
@@ -436,11 +433,10 @@ static int prune_child(struct plain *p, const char *dir, const char *other, cons
 		b = NULL;
 	if (!a || !b)
 		return -ENOMEM;
-	return is_dir ? prune(p, a, b, how) : prune_file(p, a, b, how);
+	return is_dir ? prune(p, a, b, seq) : prune_file(p, a, b, seq);
 }
 
-/* Removes below @dir there what is not here, but is below @other here. */
-static int prune(struct plain *p, const char *dir, const char *other, const struct pruning *how)
+static int prune(struct plain *p, const char *dir, const char *other, uint64_t seq)
 {
 	_cleanup_free_ char *there = plain_there(p, dir);
 	struct children c = {0};
@@ -452,7 +448,7 @@ static int prune(struct plain *p, const char *dir, const char *other, const stru
 	for (size_t at = 0; r == 0 && at < c.list.len;) {
 		const char *name = (const char *)c.list.data + at + 1;
 
-		r = prune_child(p, dir, other, name, c.list.data[at], how);
+		r = prune_child(p, dir, other, name, c.list.data[at], seq);
 		at += strlen(name) + 2;
 	}
 	buf_clear(&c.list);
@@ -460,7 +456,7 @@ static int prune(struct plain *p, const char *dir, const char *other, const stru
 		return r == -ENOENT ? 0 : r;
 	r = p->remote->ops->rmdir(p->remote, there);
 	if (r < 0 && plain_refused(p, r))
-		r = how->aside ? plain_move_aside(p, dir, "was left of a renamed directory") : 0;
+		r = plain_move_aside(p, dir, LEFT_OVER);
 	return r;
 }
 
@@ -500,22 +496,24 @@ static int make_free(struct plain *p, const struct sides *b)
 	return r == 0 ? 1 : plain_refused(p, r) ? 0 : r;
 }
 
-/* The directory there is moved unless its new place is taken: then it was moved before. What stands
- * below the old name there by now belongs to another directory of that name, or to nobody. */
+/* The directory there is moved unless its new place is taken: then it was moved before, by an
+ * attempt that may have been cut short. What stands below the old name there by now belongs to
+ * another directory of that name, or to nobody. */
 static int settle_dir_rename(
 	struct plain *p, const struct op *op, const struct sides *a, const struct sides *b)
 {
-	struct pruning how = {.seq = op->seq};
+	bool mixed = a->here || paths_covers(&p->mixed, op->path);
 	int r = make_free(p, b);
 
-	if (r > 0) {
+	if (r > 0)
 		r = rename_there(p, op, a, b);
-		if (r == 0 && a->here && b->here)
-			r = prune(p, op->path2, op->path, &how);
-	} else if (r == 0) {
-		how = (struct pruning){.aside = true};
-		r = prune(p, op->path, op->path2, &how);
-	}
+	else if (r == 0)
+		r = prune(p, op->path, op->path2, op->seq);
+	paths_rename(&p->mixed, op->path, op->path2);
+	if (mixed)
+		paths_put(&p->mixed, op->path2, op->seq);
+	if (r == 0 && b->here && mixed)
+		r = prune(p, op->path2, op->path, op->seq);
 	if (r == 0 && b->here)
 		r = settle_tree(p, op->path2);
 	if (r == 0 && a->here)
@@ -610,6 +608,21 @@ static int settle_hard_link(struct plain *p, const struct op *op)
 	return r == -ENOENT ? 0 : r;
 }
 
+static int settle_rmdir(struct plain *p, const struct op *op)
+{
+	_cleanup_sides_ struct sides s = {0};
+	int r = plain_settle_path(p, op->path, false);
+
+	if (r < 0 || !paths_covers(&p->mixed, op->path))
+		return r;
+	r = look(p, op->path, &s);
+	if (r == 0 && !s.here && s.there)
+		r = plain_move_aside(p, op->path, LEFT_OVER);
+	if (r == 0 && !s.here)
+		paths_drop(&p->mixed, op->path);
+	return r;
+}
+
 static int settle_content(struct plain *p, const struct op *op)
 {
 	struct stat st;
@@ -635,6 +648,8 @@ int plain_settle(struct plain *p, const struct op *op)
 		plain_count(p, PLAIN_XATTRS);
 		return plain_settle_path(p, op->path, false); /* an ACL changes the mode */
 	case OP_RMDIR:
+		forget(p, op->path);
+		return settle_rmdir(p, op);
 	case OP_UNLINK:
 		forget(p, op->path);
 		return plain_settle_path(p, op->path, false);

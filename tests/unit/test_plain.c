@@ -37,6 +37,8 @@ static void test_paths(void **state)
 	assert_int_equal(paths_count(&s), 3);
 	assert_int_equal(paths_get(&s, "a"), 3);
 	assert_int_equal(paths_get(&s, "absent"), 0);
+	assert_true(paths_covers(&s, "a") && paths_covers(&s, "a/c/d"));
+	assert_false(paths_covers(&s, "abc") || paths_covers(&s, ""));
 	paths_drop(&s, "a");
 	assert_int_equal(paths_count(&s), 1);
 	assert_int_equal(paths_get(&s, "ab"), 7);
