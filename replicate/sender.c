@@ -38,6 +38,10 @@
 #define ACK_BUSY_MS 5
 #define ACK_IDLE_MS 1000
 #define ACK_GREETING_MS 200
+/* When nobody waits, what comes so soon after a small batch waits for more: a packet, a wake-up at
+ * each end and an ack for each of many small files cost more than carrying them out. */
+#define GATHER_MS 4
+#define GATHER_BELOW (BATCH_BYTES / 2)
 /* While there is nothing new in the file it is opened anew so often. */
 #define ACK_REOPEN_MS 5000
 
@@ -411,6 +415,7 @@ static int write_out(struct sender *s)
 	fault_point("sender.write.after");
 	s->segment_bytes += s->out.len;
 	s->last_sent_ms = clock_mono_ms();
+	s->last_batch = s->out.len;
 	buf_reset(&s->out);
 	return 0;
 }
@@ -660,12 +665,26 @@ static void check_stall(struct sender *s)
 
 /* ---- the round ---- */
 
+/* How long to wait for more before the next batch. */
+static int gather_left(const struct sender *s)
+{
+	uint64_t now = clock_mono_ms(), due = s->last_sent_ms + GATHER_MS;
+
+	if (s->phase != SENDER_STREAMING || s->replica->config.mode != MODE_ASYNC ||
+		s->last_batch >= GATHER_BELOW || atomic_load(&s->replica->sync_waiters) > 0)
+		return 0;
+	return due > now ? (int)(due - now) : 0;
+}
+
 static int turn_timeout(const struct sender *s, int timeout_ms)
 {
 	uint64_t now = clock_mono_ms();
 	uint64_t due = ack_due(s);
 	int until_ack = due > now ? (int)(due - now) : 0;
+	int gather = gather_left(s);
 
+	if (gather > 0 && gather < timeout_ms)
+		timeout_ms = gather;
 	if (s->ack_reading || until_ack > timeout_ms)
 		return timeout_ms;
 	return until_ack;
@@ -677,8 +696,9 @@ static int stream(struct sender *s)
 
 	if (r == 0)
 		r = outgoing_early(s);
-	if (r == 0)
-		r = outgoing_fill(s);
+	if (r < 0 || gather_left(s) > 0)
+		return r;
+	r = outgoing_fill(s);
 	return r < 0 ? r : write_out(s);
 }
 
@@ -691,7 +711,8 @@ static int round_online(struct sender *s, int timeout_ms)
 	if (r == 0)
 		r = request_ack(s);
 	if (r == 0)
-		r = s->remote->ops->turn(s->remote, turn_timeout(s, timeout_ms), s->poll);
+		r = s->remote->ops->turn(s->remote, turn_timeout(s, timeout_ms),
+			gather_left(s) > 0 ? s->wake : s->poll);
 	if (r == 0)
 		r = read_ack(s);
 	if (r == 0 && s->phase == SENDER_STREAMING)
