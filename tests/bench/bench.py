@@ -8,11 +8,13 @@ Calls: on a bare directory, through libfuse's example passthrough_hp (if its sou
 through tandemfs with an active peer, async and sync. Transfers over the same wire and sshd: 5,000 files of
 1 KiB and one of 500 MB by rsync, by scp, and by tandemfs; for tandemfs from the first write
 through the mount until `tandemfs wait` says that the peer has all, and also alone: written while the
-daemon there is stopped, then from its answer until the peer has all.
-Everything runs in alternating rounds; the figures are medians.
+peer's sshd is away, then from the new session's begin until the peer has all.
+Everything runs in alternating rounds, on a new ext4 of its own: one in which many files were deleted
+a minute ago makes new ones slowly. The figures are medians.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -115,22 +117,25 @@ class Wire:
         self.p.a.wait(600)
 
     def alone(self, source):
-        """Replication by itself: the peer's daemon is away while the files are written."""
-        self.p.b.stop()
+        """Replication by itself: the peer cannot be reached while the files are written."""
+        self.p.b.stop_sshd()
+        wait_for("the link to be down", lambda: self.p.a.peer()["state"] == "connecting")
         self.n += 1
         subprocess.run(["cp", "-r", source, self.p.a.path / f"t{self.n}"], check=True)
-        self.p.b.start()
+        self.p.b.start_sshd()
         wait_for("the session", lambda: self.p.a.peer()["state"] in ("catching-up", "in-sync"))
         start = time.monotonic()
         self.p.a.wait(600)
         return time.monotonic() - start
 
     def clean(self):
+        """The large ones only: see above."""
         for s in self.p.servers:
-            for d in s.top.glob("target*"):
-                shutil.rmtree(d)
-        for d in self.p.a.path.iterdir():
-            shutil.rmtree(d) if d.is_dir() else d.unlink()
+            for f in s.top.glob("target*/" + self.big.name):
+                f.unlink()
+        for f in self.p.a.path.iterdir():
+            if f.is_file():
+                f.unlink()
         self.p.a.wait(600)
 
 
@@ -185,12 +190,25 @@ def print_marks(calls, wire):
     mark("5,000 files written and replicated / rsync", wire["small tandemfs"] / wire["small rsync"], 1.5)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
+@contextlib.contextmanager
+def own_file_system():
+    """A directory that is a new ext4."""
     top = pathlib.Path(tempfile.mkdtemp(prefix="tandemfs-bench."))
+    path = top / "fs"
+    path.mkdir()
+    try:
+        with open(top / "image", "wb") as f:
+            f.truncate(20 << 30)
+        run("mkfs.ext4", "-q", top / "image")
+        run("mount", "-o", "loop", top / "image", path)
+        path.chmod(0o755)
+        yield path
+    finally:
+        run("umount", path, check=False)
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def measure(top, args):
     made, example = [], None
     try:
         program = build(top)
@@ -215,7 +233,18 @@ def main():
             example.stop()
         for p in made:
             p.remove()
-        shutil.rmtree(top, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    with own_file_system() as top:
+        tempfile.tempdir = str(top)
+        measure(top, args)
+
+
 
 
 if __name__ == "__main__":
