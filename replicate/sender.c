@@ -38,8 +38,9 @@
 #define ACK_BUSY_MS 5
 #define ACK_IDLE_MS 1000
 #define ACK_GREETING_MS 200
-/* When nobody waits, what comes so soon after a small batch waits for more: a packet, a wake-up at
- * each end and an ack for each of many small files cost more than carrying them out. */
+/* When nobody waits, the journal is not looked at again so soon after little was found in it: a
+ * packet, wake-ups at each end and an ack for each of many small files cost more than carrying them
+ * out. */
 #define GATHER_MS 4
 #define GATHER_BELOW (BATCH_BYTES / 2)
 /* While there is nothing new in the file it is opened anew so often. */
@@ -415,7 +416,6 @@ static int write_out(struct sender *s)
 	fault_point("sender.write.after");
 	s->segment_bytes += s->out.len;
 	s->last_sent_ms = clock_mono_ms();
-	s->last_batch = s->out.len;
 	buf_reset(&s->out);
 	return 0;
 }
@@ -668,7 +668,7 @@ static void check_stall(struct sender *s)
 /* How long to wait for more before the next batch. */
 static int gather_left(const struct sender *s)
 {
-	uint64_t now = clock_mono_ms(), due = s->last_sent_ms + GATHER_MS;
+	uint64_t now = clock_mono_ms(), due = s->filled_ms + GATHER_MS;
 
 	if (s->phase != SENDER_STREAMING || s->replica->config.mode != MODE_ASYNC ||
 		s->last_batch >= GATHER_BELOW || atomic_load(&s->replica->sync_waiters) > 0)
@@ -692,6 +692,7 @@ static int turn_timeout(const struct sender *s, int timeout_ms)
 
 static int stream(struct sender *s)
 {
+	uint64_t passed = s->passed;
 	int r = outgoing_collect(s);
 
 	if (r == 0)
@@ -699,6 +700,10 @@ static int stream(struct sender *s)
 	if (r < 0 || gather_left(s) > 0)
 		return r;
 	r = outgoing_fill(s);
+	if (s->passed != passed) {
+		s->filled_ms = clock_mono_ms();
+		s->last_batch = s->out.len;
+	}
 	return r < 0 ? r : write_out(s);
 }
 

@@ -68,7 +68,8 @@ struct sender {
 	struct remote_file *log, *ack;
 	bool ack_reading;
 	uint64_t ack_opened_ms, ack_asked_ms, last_news_ms, last_sent_ms;
-	size_t last_batch; /* bytes that were written then */
+	uint64_t filled_ms; /* when something was last found in the journal */
+	size_t last_batch;  /* bytes to send that were found then */
 	struct wire_ack last_ack;
 	bool stalled;
 
