@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
 /*
- * In memory only: entries in the order of their numbers, and an index from each path to the entries
- * that name it and to the number of entries below it.
+ * In memory only: entries in the order of their numbers, the renames among them once more, and an
+ * index from each path to the entries that name it, in order, and to the number of entries below
+ * it. After a long cut with both nodes at work there are tens of thousands, and each op that
+ * arrives is taken past all that concern it: the next one after a number is found by bisection.
  *
  * An op that arrives was made on a tree without our entries. It is taken past those that concern
  * its names one by one, from the oldest: each lets it pass, gives it another name (our rename of it
@@ -32,15 +34,16 @@
 
 struct entry;
 
-struct ref {
-	struct ref *prev, *next;
-	struct entry *entry;
+/* Entries in the order of their numbers. */
+struct row {
+	struct entry **at; /* owned, the entries are not; NULL: room for none */
+	size_t first, end, room;
 };
 
 struct name {
 	UT_hash_handle hh;
-	struct ref *refs; /* of entries that name it; no order */
-	size_t n_refs, n_below;
+	struct row refs; /* of entries that name it: twice one that does so twice */
+	size_t n_below;
 	char path[];
 };
 
@@ -48,11 +51,11 @@ struct entry {
 	struct unseen_op op;
 	struct entry *prev, *next;
 	struct name *names[2];
-	struct ref refs[2];
 };
 
 struct unseen {
 	struct entry *entries; /* ascending */
+	struct row renames;
 	struct name *names;
 	size_t n;
 };
@@ -61,6 +64,79 @@ struct unseen *unseen_new(void)
 {
 	return calloc(1, sizeof(struct unseen));
 }
+
+/* ---- rows ---- */
+
+/* Where in @row the first entry stands whose number is above @seq. */
+static size_t row_after(const struct row *row, uint64_t seq)
+{
+	size_t low = row->first, high = row->end;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (row->at[middle]->op.seq > seq)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+/* Room for one more: at the front there is what others have left. */
+static int row_make_room(struct row *row)
+{
+	size_t n = row->end - row->first;
+	struct entry **at;
+
+	if (row->end < row->room)
+		return 0;
+	if (row->first > n) {
+		memmove(row->at, row->at + row->first, n * sizeof(*row->at));
+		row->first = 0;
+		row->end = n;
+		return 0;
+	}
+	at = reallocarray(row->at, row->room ? 2 * row->room : 4, sizeof(*at));
+	if (!at)
+		return -ENOMEM;
+	row->at = at;
+	row->room = row->room ? 2 * row->room : 4;
+	return 0;
+}
+
+static int row_add(struct row *row, struct entry *e)
+{
+	size_t i;
+
+	if (row_make_room(row) < 0)
+		return -ENOMEM;
+	i = row_after(row, e->op.seq);
+	memmove(row->at + i + 1, row->at + i, (row->end - i) * sizeof(*row->at));
+	row->at[i] = e;
+	row->end++;
+	return 0;
+}
+
+/* Takes @e out, once. */
+static void row_remove(struct row *row, const struct entry *e)
+{
+	size_t i = row_after(row, e->op.seq - 1);
+
+	while (i < row->end && row->at[i] != e)
+		i++;
+	if (i == row->end)
+		return;
+	if (i == row->first) {
+		row->first++;
+	} else {
+		row->end--;
+		memmove(row->at + i, row->at + i + 1, (row->end - i) * sizeof(*row->at));
+	}
+}
+
+#define ROW_FOREACH(row, i, e)                                                                     \
+	for ((i) = (row)->first; (i) < (row)->end && ((e) = (row)->at[i], true); (i)++)
 
 /* ---- the index ---- */
 
@@ -88,9 +164,10 @@ static struct name *name_get(struct unseen *u, const char *path, size_t len)
 
 static void name_put(struct unseen *u, struct name *n)
 {
-	if (!n || n->n_refs || n->n_below)
+	if (!n || n->refs.first < n->refs.end || n->n_below)
 		return;
 	HASH_DEL(u->names, n);
+	free(n->refs.at);
 	free(n);
 }
 
@@ -135,8 +212,7 @@ static void unindex(struct unseen *u, struct entry *e)
 		if (!n)
 			continue;
 		e->names[i] = NULL;
-		DL_DELETE(n->refs, &e->refs[i]);
-		n->n_refs--;
+		row_remove(&n->refs, e);
 		(void)count_below(u, n->path, -1);
 		name_put(u, n);
 	}
@@ -150,15 +226,16 @@ static int index_entry(struct unseen *u, struct entry *e)
 
 		if (!path)
 			continue;
-		if (!n || count_below(u, path, 1) < 0) {
+		if (!n || row_add(&n->refs, e) < 0) {
 			name_put(u, n);
 			unindex(u, e);
 			return -ENOMEM;
 		}
 		e->names[i] = n;
-		e->refs[i].entry = e;
-		DL_APPEND(n->refs, &e->refs[i]);
-		n->n_refs++;
+		if (count_below(u, path, 1) < 0) {
+			unindex(u, e);
+			return -ENOMEM;
+		}
 	}
 	return 0;
 }
@@ -228,6 +305,11 @@ int unseen_add(struct unseen *u, const struct op *op)
 		entry_free(e);
 		return -ENOMEM;
 	}
+	if (op->type == OP_RENAME && row_add(&u->renames, e) < 0) {
+		unindex(u, e);
+		entry_free(e);
+		return -ENOMEM;
+	}
 	insert(u, e);
 	return 0;
 }
@@ -235,6 +317,8 @@ int unseen_add(struct unseen *u, const struct op *op)
 static void remove_entry(struct unseen *u, struct entry *e)
 {
 	unindex(u, e);
+	if (e->op.type == OP_RENAME)
+		row_remove(&u->renames, e);
 	DL_DELETE(u->entries, e);
 	u->n--;
 	entry_free(e);
@@ -276,8 +360,10 @@ void unseen_free(struct unseen *u)
 	unseen_drop(u, UINT64_MAX);
 	HASH_ITER (hh, u->names, n, next) {
 		HASH_DEL(u->names, n);
+		free(n->refs.at);
 		free(n);
 	}
+	free(u->renames.at);
 	free(u);
 }
 
@@ -429,20 +515,13 @@ static bool is_newer(const struct entry *e, uint64_t after, const struct positio
 	return e->op.seq > after && !position_has(seen, e->op.seq);
 }
 
-static struct entry *oldest_at(
-	const struct name *n, uint64_t after, const struct position *seen, struct entry *best)
+/* The oldest one in @row that is newer; NULL: none. */
+static struct entry *oldest_in(const struct row *row, uint64_t after, const struct position *seen)
 {
-	struct ref *ref;
-
-	if (!n)
-		return best;
-	DL_FOREACH (n->refs, ref) {
-		struct entry *e = ref->entry;
-
-		if (is_newer(e, after, seen) && (!best || e->op.seq < best->op.seq))
-			best = e;
-	}
-	return best;
+	for (size_t i = row_after(row, after); i < row->end; i++)
+		if (is_newer(row->at[i], after, seen))
+			return row->at[i];
+	return NULL;
 }
 
 /* The oldest entry after @after that names @path or a directory above it. */
@@ -452,7 +531,11 @@ static struct entry *oldest_upward(const struct unseen *u, const char *path, uin
 	size_t len = strlen(path);
 
 	do {
-		best = oldest_at(name_find(u, path, len), after, seen, best);
+		const struct name *n = name_find(u, path, len);
+		struct entry *e = n ? oldest_in(&n->refs, after, seen) : NULL;
+
+		if (e && (!best || e->op.seq < best->op.seq))
+			best = e;
 	} while (go_up(path, &len));
 	return best;
 }
@@ -556,7 +639,7 @@ static int relate(const struct unseen *u, const struct op *op, const struct posi
 	enum role role = role_of(op->type, op->flags, 0), role2 = role_of(op->type, op->flags, 1);
 	struct passing first = {.path = &ret->path, .role = role};
 	struct passing second = {.path = &ret->path2, .role = role2};
-	uint64_t after = 0;
+	uint64_t after = position_contiguous(seen);
 	int r = 0;
 
 	while (r == 0) {
@@ -613,9 +696,11 @@ char *unseen_follow(const struct unseen *u, const char *path, const struct posit
 {
 	char *at = strdup(path);
 	const struct entry *e;
+	size_t i;
 
-	DL_FOREACH (u->entries, e) {
-		if (!at || e->op.type != OP_RENAME || !is_newer(e, 0, seen))
+	ROW_FOREACH(&u->renames, i, e)
+	{
+		if (!at || !is_newer(e, 0, seen))
 			continue;
 		if (follow(&at, e->op.path, e->op.path2, e->op.flags & OP_EXCHANGE) < 0) {
 			free(at);
@@ -660,12 +745,15 @@ static bool changes_name(const struct entry *e)
 
 bool unseen_link(const struct unseen *u, const char *path, const struct position *seen)
 {
+	const struct name *n = name_find(u, path, strlen(path));
 	const struct entry *e;
+	size_t i;
 
-	DL_FOREACH (u->entries, e)
-		if (e->op.type == OP_LINK && is_newer(e, 0, seen) &&
-			(strcmp(e->op.path, path) == 0 || strcmp(e->op.path2, path) == 0))
-			return true;
+	if (!n)
+		return false;
+	ROW_FOREACH(&n->refs, i, e)
+	if (e->op.type == OP_LINK && is_newer(e, 0, seen))
+		return true;
 	return false;
 }
 
@@ -713,24 +801,28 @@ bool unseen_in_dir(const struct unseen *u, const char *dir, const struct positio
 const struct unseen_op *unseen_rename_from(
 	const struct unseen *u, const char *path, const struct position *seen)
 {
+	const struct name *n = name_find(u, path, strlen(path));
 	const struct entry *e, *best = NULL;
+	size_t i;
 
-	DL_FOREACH (u->entries, e)
-		if (is_newer(e, 0, seen) && e->op.type == OP_RENAME &&
-			strcmp(e->op.path, path) == 0)
-			best = e;
+	if (!n)
+		return NULL;
+	ROW_FOREACH(&n->refs, i, e)
+	if (is_newer(e, 0, seen) && e->op.type == OP_RENAME && strcmp(e->op.path, path) == 0)
+		best = e;
 	return best ? &best->op : NULL;
 }
 
 const struct unseen_op *unseen_rename_above(
 	const struct unseen *u, const char *path, const struct position *seen, uint64_t after)
 {
-	const struct entry *e;
+	for (size_t i = row_after(&u->renames, after); i < u->renames.end; i++) {
+		const struct entry *e = u->renames.at[i];
 
-	DL_FOREACH (u->entries, e)
-		if (e->op.type == OP_RENAME && is_newer(e, after, seen) &&
+		if (is_newer(e, after, seen) &&
 			(confine_below(path, e->op.path) || confine_below(path, e->op.path2)))
 			return &e->op;
+	}
 	return NULL;
 }
 
