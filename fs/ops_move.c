@@ -297,7 +297,12 @@ static int link_named(struct mount *m, struct inode *i, const struct place *to, 
 	if (r == 0)
 		r = link_call(&c, i, to, e);
 	r = change_end(&c, r, TOUCH_SECOND);
-	return r < 0 ? r : change_wait(&c, req);
+	if (r < 0)
+		return r;
+	r = change_wait(&c, req);
+	if (r < 0)
+		entry_drop(m, e);
+	return r;
 }
 
 /* The first name of an O_TMPFILE file: at the peers it is a new file. */
@@ -320,7 +325,12 @@ static int link_first(struct mount *m, struct inode *i, const struct place *to, 
 	if (r == 0)
 		r = content_emit_locked(m, i, &c.seq);
 	r = change_end(&c, r, TOUCH_FIRST);
-	return r < 0 ? r : change_wait(&c, req);
+	if (r < 0)
+		return r;
+	r = change_wait(&c, req);
+	if (r < 0)
+		entry_drop(m, e);
+	return r;
 }
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)

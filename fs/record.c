@@ -23,6 +23,7 @@ static int place_path(struct mount *m, const struct place *p, char *dst)
 static void change_hold(struct change *c, const struct place *p)
 {
 	c->held[c->n_held++] = p->inode;
+	c->places[c->n_places++] = *p;
 }
 
 int change_begin(struct change *c, struct mount *m, enum op_type type, enum tree_mode mode,
@@ -35,7 +36,7 @@ int change_begin(struct change *c, struct mount *m, enum op_type type, enum tree
 	c->mode = mode;
 	c->silent = c->logged = false;
 	c->seq = 0;
-	c->n_held = 0;
+	c->n_held = c->n_places = 0;
 	if (a->name && name_hidden(m, a->inode, a->name))
 		return -EPERM;
 	if (b && b->name && name_hidden(m, b->inode, b->name))
@@ -129,9 +130,32 @@ static int wait_holding(struct mount *m, struct inode *const *held, size_t n, ui
 	return r;
 }
 
+/* The caller gets an error for what was done. The notices go out once the kernel has that answer.
+ */
+static void forget_cached(struct change *c)
+{
+	struct notifier *n = c->m->notifier;
+	bool dir = c->op.type == OP_RMDIR || (c->op.type == OP_RENAME && c->op.flags & OP_IS_DIR);
+
+	for (size_t k = 0; k < c->n_held; k++)
+		notifier_attributes(n, c->held[k]);
+	for (size_t k = 0; k < c->n_places; k++) {
+		const struct place *p = &c->places[k];
+
+		if (!p->name)
+			continue;
+		notifier_entry(n, p->inode, p->name, dir);
+		notifier_content(n, p->inode);
+	}
+}
+
 int change_wait(struct change *c, fuse_req_t req)
 {
-	return wait_holding(c->m, c->held, c->n_held, c->seq, REPLICA_CHANGE, req);
+	int r = wait_holding(c->m, c->held, c->n_held, c->seq, REPLICA_CHANGE, req);
+
+	if (r < 0)
+		forget_cached(c);
+	return r;
 }
 
 int record_wait(

@@ -18,6 +18,12 @@
 
 #include "fs.h"
 
+/* A place in the tree: an inode (@name NULL), or a name in a directory. */
+struct place {
+	struct inode *inode;
+	const char *name;
+};
+
 struct change {
 	struct mount *m;
 	struct op op;
@@ -28,13 +34,9 @@ struct change {
 	uint64_t seq;          /* that change_wait() waits for; 0: none */
 	struct inode *held[4]; /* whose kernel locks the caller's caller may hold, for the wait */
 	size_t n_held;
+	struct place places[2];
+	size_t n_places;
 	char path[TANDEMFS_PATH_MAX + 1], path2[TANDEMFS_PATH_MAX + 1];
-};
-
-/* A place in the tree: an inode (@name NULL), or a name in a directory. */
-struct place {
-	struct inode *inode;
-	const char *name;
 };
 
 /* @b may be NULL. -EPERM for what the mount hides. */
@@ -52,7 +54,8 @@ void change_touch(struct change *c);
 enum touch { TOUCH_NONE, TOUCH_FIRST, TOUCH_SECOND, TOUCH_BOTH };
 int change_end(struct change *c, int result, enum touch touch);
 
-/* 0 or -errno. Nothing may be locked. */
+/* 0 or -errno: then the kernel's caches, which take the change for not done, are told. Nothing may
+ * be locked, the names of the places still be there. */
 int change_wait(struct change *c, fuse_req_t req);
 
 /* Waits for @seq on behalf of a call on @i. */
