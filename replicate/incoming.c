@@ -12,8 +12,7 @@
  * (resolve.c), and the other asks it (restate.c).
  *
  * What cannot be applied for a reason that may pass (disk full, quota, read-only, permission) is
- * parked: its number counts as missing, operations that are related to it queue behind it, all
- * others go on. It is tried again every second.
+ * parked (parked.c).
  */
 
 #include "receiver.h"
@@ -31,8 +30,6 @@
 #include <string.h>
 #include <utlist.h>
 
-#define RETRY_MS 1000
-
 /* ---- positions and the journal ---- */
 
 static bool is_known(struct receiver *v, uint64_t seq)
@@ -46,7 +43,7 @@ static bool is_known(struct receiver *v, uint64_t seq)
 	return known;
 }
 
-static bool is_missing(struct receiver *v, uint64_t seq)
+bool incoming_is_missing(struct receiver *v, uint64_t seq)
 {
 	struct replica *r = v->replica;
 	bool missing;
@@ -96,7 +93,7 @@ static int append_remote(struct receiver *v, const struct remote_record *m, cons
 }
 
 /* A number that is to follow later, or that nothing is left of. */
-static int note_number(struct receiver *v, uint64_t seq, enum remote_how how)
+int incoming_number(struct receiver *v, uint64_t seq, enum remote_how how)
 {
 	struct remote_record m = record_of(v, seq, how);
 	uint64_t ignored;
@@ -296,7 +293,8 @@ static int attempt_begin(
 	*a = (struct attempt){.v = v,
 		.op = op,
 		.seen = seen,
-		.m = record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS),
+		.m = record_of(
+			v, op->seq, incoming_is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS),
 		.type = op->type,
 		.flags = op->flags,
 		.mask = op->mask,
@@ -474,7 +472,7 @@ static void touch_names(struct attempt *a)
 static int pass_over(struct attempt *a)
 {
 	touch_names(a);
-	return note_number(a->v, a->m.seq, a->m.how);
+	return incoming_number(a->v, a->m.seq, a->m.how);
 }
 
 /* -ECANCELED: it meets changes of ours. */
@@ -510,11 +508,9 @@ static bool decides(const struct receiver *v)
 	return strcmp(v->replica->node.id, v->origin->id) < 0;
 }
 
-static void drop_content(struct attempt *a)
+void incoming_drop_content(struct receiver *v, struct op *op)
 {
-	struct receiver *v = a->v;
 	struct apply_target target = receiver_target(v);
-	struct op *op = a->op;
 
 	if (!op->content || !op->content->stage[0])
 		return;
@@ -610,7 +606,7 @@ static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 	if (e == 0)
 		e = pass_over(a);
 	if (e == 0)
-		drop_content(a);
+		incoming_drop_content(a->v, a->op);
 	return e;
 }
 
@@ -676,7 +672,7 @@ static int apply_and_tell(struct attempt *a, bool apply)
 		e = tell(a, a->path2, a->op->path2, true);
 	if (e == 0)
 		e = tell_followed(a);
-	return e < 0 ? e : note_number(a->v, a->m.seq, a->m.how);
+	return e < 0 ? e : incoming_number(a->v, a->m.seq, a->m.how);
 }
 
 /* Decides. With @unknown the peer does not know that there is anything to ask. Nor can it know what
@@ -697,7 +693,7 @@ static int decide(struct attempt *a, bool unknown)
 	else
 		e = apply ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);
 	if (e == 0 && !apply)
-		drop_content(a);
+		incoming_drop_content(a->v, a->op);
 	return e;
 }
 
@@ -819,7 +815,7 @@ static int apply_op(struct receiver *v, struct op *op, const struct position *se
 static int take_answer(struct receiver *v, const struct op *op)
 {
 	struct remote_record m =
-		record_of(v, op->seq, is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
+		record_of(v, op->seq, incoming_is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
 	uint64_t ignored;
 	int e = append_remote(v, &m, op, false, &ignored);
 
@@ -838,10 +834,10 @@ static int take_vault(struct receiver *v, struct op *op)
 	/* of our own version there may be a link here into which somebody still writes */
 	if (!(own && !(op->flags & OP_GONE) && vault_has(v->replica->vault, op->path2)))
 		e = vault_take(v->replica->vault, &target, op);
-	return e < 0 ? e : note_number(v, op->seq, REMOTE_PASS);
+	return e < 0 ? e : incoming_number(v, op->seq, REMOTE_PASS);
 }
 
-static int carry_out(struct receiver *v, struct op *op, const struct position *seen)
+int incoming_carry_out(struct receiver *v, struct op *op, const struct position *seen)
 {
 	int e;
 
@@ -859,121 +855,7 @@ static int carry_out(struct receiver *v, struct op *op, const struct position *s
 	default:
 		return apply_op(v, op, seen);
 	}
-	return e < 0 ? e : note_number(v, op->seq, REMOTE_PASS);
-}
-
-/* ---- parking ---- */
-
-static void show_waiting(struct receiver *v)
-{
-	struct replica *r = v->replica;
-	struct parked *p = v->parked;
-	char text[400];
-	char *line = NULL;
-
-	v->problem[0] = '\0';
-	if (p && asprintf(&line, "%s: %s", op_describe(&p->op, text, sizeof(text)),
-			 strerror(-p->error)) < 0)
-		line = NULL;
-	if (line)
-		(void)snprintf(v->problem, sizeof(v->problem), "%s", line);
-	(void)pthread_mutex_lock(&r->lock);
-	free(v->origin->waiting);
-	v->origin->waiting = line;
-	(void)pthread_mutex_unlock(&r->lock);
-	v->ack_due = true;
-}
-
-static bool waits_behind(const struct receiver *v, const struct op *op)
-{
-	const struct parked *p;
-
-	LL_FOREACH (v->parked, p)
-		if (op_related(&p->op, op))
-			return true;
-	return false;
-}
-
-static int park(struct receiver *v, struct op *op, const struct position *seen, int error)
-{
-	struct parked *p;
-	int e;
-
-	if (v->parked_bytes > PARKED_BYTES_MAX)
-		return -EAGAIN;
-	if (!is_missing(v, op->seq)) {
-		e = note_number(v, op->seq, REMOTE_DEFER);
-		if (e < 0)
-			return e;
-	}
-	p = calloc(1, sizeof(*p));
-	if (!p)
-		return -EAGAIN;
-	p->op = *op;
-	p->seen = *seen;
-	p->error = error;
-	*op = (struct op){0};
-	v->parked_bytes += p->op.content && p->op.content->data ? p->op.content->data_len : 0;
-	LL_APPEND(v->parked, p);
-	if (error < 0) {
-		char text[400];
-
-		log_warning("%s from %s cannot be applied, it is tried again until it can: %s",
-			op_describe(&p->op, text, sizeof(text)), v->sender.name, strerror(-error));
-	}
-	v->retry_ms = clock_mono_ms() + RETRY_MS;
-	show_waiting(v);
-	return 0;
-}
-
-static void unpark(struct receiver *v, struct parked *p)
-{
-	LL_DELETE(v->parked, p);
-	v->parked_bytes -= p->op.content && p->op.content->data ? p->op.content->data_len : 0;
-	op_clear(&p->op);
-	free(p);
-	show_waiting(v);
-}
-
-void incoming_forget(struct receiver *v)
-{
-	while (v->parked)
-		unpark(v, v->parked);
-}
-
-/* Whether one before @p in the queue is related to it. */
-static bool is_behind(const struct receiver *v, const struct parked *p)
-{
-	const struct parked *q;
-
-	for (q = v->parked; q != p; q = q->next)
-		if (op_related(&q->op, &p->op))
-			return true;
-	return false;
-}
-
-void incoming_retry(struct receiver *v)
-{
-	struct parked *p, *next;
-
-	if (!v->parked || clock_mono_ms() < v->retry_ms)
-		return;
-	LL_FOREACH_SAFE (v->parked, p, next) {
-		int e;
-
-		if (is_behind(v, p))
-			continue;
-		e = carry_out(v, &p->op, &p->seen);
-		if (e == 0) {
-			log_notice("%s from %s could be applied now", p->op.path, v->sender.name);
-			unpark(v, p);
-		} else if (e == -EBADMSG) {
-			v->damaged = true;
-		} else {
-			p->error = e;
-		}
-	}
-	v->retry_ms = clock_mono_ms() + RETRY_MS;
+	return e < 0 ? e : incoming_number(v, op->seq, REMOTE_PASS);
 }
 
 /* ---- frames ---- */
@@ -1017,9 +899,9 @@ static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 	}
 	op.seq = seq;
 	doubt_seen(v, &seen);
-	if (waits_behind(v, &op))
+	if (parked_related(v, &op))
 		return park(v, &op, &seen, 0);
-	e = carry_out(v, &op, &seen);
+	e = incoming_carry_out(v, &op, &seen);
 	if (e == 0 || e == -EBADMSG || e == -EAGAIN)
 		return e;
 	return park(v, &op, &seen, e);
@@ -1036,10 +918,11 @@ int incoming_frame(struct receiver *v, const struct wire_frame *f)
 	case WIRE_OP:
 		return is_known(v, seq) ? 0 : take_op(v, src, seq);
 	case WIRE_DEFER:
-		return is_known(v, seq) || is_missing(v, seq) ? 0
-							      : note_number(v, seq, REMOTE_DEFER);
+		return is_known(v, seq) || incoming_is_missing(v, seq)
+			       ? 0
+			       : incoming_number(v, seq, REMOTE_DEFER);
 	case WIRE_VOID:
-		return is_known(v, seq) ? 0 : note_number(v, seq, REMOTE_VOID);
+		return is_known(v, seq) ? 0 : incoming_number(v, seq, REMOTE_VOID);
 	case WIRE_SEEN:
 		return 0;
 	default:

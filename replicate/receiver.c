@@ -149,6 +149,8 @@ static int open_ack(struct receiver *v)
 		v->replica->acks, v->origin->id, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
 	if (v->ack < 0 || fchmod(v->ack, 0644) < 0)
 		return -errno;
+	/* So that it can be written on a full disk. Not all file systems can do that. */
+	(void)fallocate(v->ack, FALLOC_FL_KEEP_SIZE, 0, WIRE_ACK_MAX);
 	return 0;
 }
 
@@ -184,7 +186,7 @@ void receiver_free(struct receiver *v)
 		return;
 	answerer_free(v->answerer);
 	if (v->origin)
-		incoming_forget(v);
+		parked_forget(v);
 	digest_staged_free(v->digests);
 	cleanup_close(&v->dir);
 	cleanup_close(&v->stage);
@@ -454,7 +456,7 @@ static void begin_session(struct receiver *v, const struct wire_hello *h)
 
 	(void)snprintf(v->sender.id, sizeof(v->sender.id), "%s", h->id);
 	(void)snprintf(v->sender.name, sizeof(v->sender.name), "%s", h->name);
-	incoming_forget(v);
+	parked_forget(v);
 	cleanup_close(&v->log);
 	v->log = -1;
 	buf_reset(&v->in);
@@ -514,7 +516,7 @@ bool receiver_turn(struct receiver *v)
 
 	if (v->session && v->accepted) {
 		done = read_log(v);
-		incoming_retry(v);
+		parked_retry(v);
 		answerer_turn(v->answerer);
 		show(v);
 	}

@@ -66,11 +66,15 @@ void receiver_alive(void *receiver);
  * session must begin anew; -EAGAIN: cannot go on now, give the frame again later. */
 int incoming_frame(struct receiver *v, const struct wire_frame *f);
 
-/* Tries what is parked again. */
-void incoming_retry(struct receiver *v);
-
-/* Forgets what is parked (it stays among the missing: the sender has it). */
-void incoming_forget(struct receiver *v);
+/* Carries out what a frame says. 0, -EBADMSG (damaged), -EAGAIN (later), or why it cannot be now.
+ */
+int incoming_carry_out(struct receiver *v, struct op *op, const struct position *seen);
+/* A number that is to follow later, or that nothing is left of. 0, -EAGAIN (too many are missing)
+ * or -errno. */
+int incoming_number(struct receiver *v, uint64_t seq, enum remote_how how);
+bool incoming_is_missing(struct receiver *v, uint64_t seq);
+/* Removes the staged content of an op that is not to be applied. */
+void incoming_drop_content(struct receiver *v, struct op *op);
 
 /* Where ops of this sender are applied. */
 struct apply_target receiver_target(struct receiver *v);
@@ -85,6 +89,18 @@ int incoming_step(struct receiver *v, struct op *op);
 
 /* Nothing at @path any more, of whatever type. As incoming_step(). */
 int incoming_remove(struct receiver *v, const char *path, uint64_t time);
+
+/* ---- parked.c ---- */
+
+/* Takes @op over, to be tried again; @error 0: behind another one. 0, or -EAGAIN: give it again
+ * later. */
+int park(struct receiver *v, struct op *op, const struct position *seen, int error);
+/* Whether @op must queue behind one that is parked. */
+bool parked_related(const struct receiver *v, const struct op *op);
+/* Tries what is parked again, once a second. */
+void parked_retry(struct receiver *v);
+/* Forgets it all (it stays among the missing: the sender has it). */
+void parked_forget(struct receiver *v);
 
 /* ---- resolve.c ---- */
 
