@@ -19,6 +19,9 @@
 
 /* Beyond this a thread for the digest pays. */
 #define DIGEST_BESIDE (4u << 20)
+/* From this size on the peer is asked first whether there is room, and this is left for others. */
+#define ASK_ROOM (4u << 20)
+#define ROOM_LEFT (1u << 20)
 
 void bulk_job_free(struct bulk_job *job)
 {
@@ -209,6 +212,37 @@ int upload_close(struct upload *u)
 	return r;
 }
 
+/* As remote_cause(), for a file that need not exist. */
+static int cause_at(struct remote *remote, const char *file, uint64_t need, int error)
+{
+	const char *slash = strrchr(file, '/');
+	_cleanup_free_ char *dir = slash ? strndup(file, (size_t)(slash - file)) : NULL;
+
+	return dir ? remote_cause(remote, dir, need, error) : error;
+}
+
+void upload_refused(struct remote *remote, struct bulk_job *job, const char *path)
+{
+	if (!job->remote_failed || !remote->ops->connected(remote))
+		return;
+	job->refused = true;
+	job->result = cause_at(remote, path, job->op.content->data_len, job->result);
+	(void)remote->ops->remove(remote, path); /* else the next session's peer does */
+	job->remote_failed = !remote->ops->connected(remote);
+}
+
+/* A large content is not begun where it cannot fit: until the server says so, it would leave no
+ * room there for anything else. */
+static int ask_room(struct bulk_job *job, struct remote *remote, const char *path)
+{
+	uint64_t len = job->op.content->data_len;
+
+	if (len < ASK_ROOM || cause_at(remote, path, len + ROOM_LEFT, -EIO) != -ENOSPC)
+		return 0;
+	job->remote_failed = true;
+	return -ENOSPC;
+}
+
 /* ---- jobs ---- */
 
 static int send_data(struct bulk *b, struct bulk_job *job, struct upload *u)
@@ -225,8 +259,11 @@ static int send_stream(
 	struct bulk *b, struct bulk_job *job, struct remote *remote, const char *path)
 {
 	struct upload u = {.fd = job->fd, .content = job->op.content, .remote = remote};
-	int closed, r = upload_open(&u, b, path, job->op.content->data_len);
+	int closed, r = ask_room(job, remote, path);
 
+	if (r < 0)
+		return r;
+	r = upload_open(&u, b, path, job->op.content->data_len);
 	if (r == 0)
 		r = send_data(b, job, &u);
 	closed = upload_close(&u);
@@ -246,11 +283,17 @@ static int run_upload(struct worker *w, struct bulk_job *job, const char *stage)
 	job->remote_failed = true;
 	if (r < 0)
 		return r;
-	if (!job->put)
-		return send_stream(w->bulk, job, w->remote, path);
-	r = job->put(job, w->remote, path);
-	job->remote_failed = !w->remote->ops->connected(w->remote);
-	return r;
+	if (job->put) {
+		r = job->put(job, w->remote, path);
+		job->remote_failed = !w->remote->ops->connected(w->remote);
+		return r;
+	}
+	r = send_stream(w->bulk, job, w->remote, path);
+	if (r == 0)
+		return 0;
+	job->result = r;
+	upload_refused(w->remote, job, path);
+	return job->result;
 }
 
 void bulk_finish(struct bulk *b, struct bulk_job *job)

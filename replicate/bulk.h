@@ -17,6 +17,7 @@ struct bulk_job {
 	uint64_t started_ms;
 	int result;         /* 0 or -errno */
 	bool remote_failed; /* the connection is to blame, not the file */
+	bool refused;       /* the server is, and @result the cause; the connection is well */
 	/* NULL: the data goes into the file as a stream. Else this puts it there, and owns all of
 	 * the work at @path; it asks now and then whether that is still wanted. */
 	int (*put)(struct bulk_job *job, struct remote *remote, const char *path);

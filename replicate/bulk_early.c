@@ -150,8 +150,11 @@ static void end(struct worker *w, struct early *e)
 	bool made = e->upload.file;
 	int r = upload_close(&e->upload);
 
-	if (made && r == 0 && !bulk_is_stale(b, e->generation))
-		r = w->remote->ops->remove(w->remote, e->path);
+	if (made && w->remote->ops->connected(w->remote) && !bulk_is_stale(b, e->generation)) {
+		int removed = w->remote->ops->remove(w->remote, e->path);
+
+		r = r < 0 ? r : removed;
+	}
 	if (r < 0)
 		log_debug("%s: early upload of %s ends: %s", peer_label(b->peer), e->name,
 			strerror(-r));
@@ -186,6 +189,8 @@ static void finish(struct worker *w, struct early *e)
 	if (job->result == 0)
 		job->result = closed;
 	job->remote_failed = e->upload.remote_failed;
+	if (job->result < 0 && w->connected)
+		upload_refused(w->remote, job, e->path);
 	if (job->remote_failed)
 		worker_disconnect(w);
 	detach(w->bulk, e);

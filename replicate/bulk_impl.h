@@ -63,6 +63,10 @@ int upload_digest(struct upload *u, const struct bulk *b, struct content *c);
 /* Closes and frees what is open; NULLs. 0, or what went wrong at the peer. */
 int upload_close(struct upload *u);
 
+/* After @job failed at the peer: if it was the server that would not take it, finds out why and
+ * removes what there is of it at @path, which may be what fills the disk. */
+void upload_refused(struct remote *remote, struct bulk_job *job, const char *path);
+
 #define BULK_BLOCK (512u << 10)
 
 /* ---- bulk_early.c ---- */

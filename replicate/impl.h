@@ -68,7 +68,11 @@ struct peer {
 	struct position applied; /* of our operations; high also covers those that are not sent */
 	uint64_t durable;        /* newest OP_FSYNC that it has carried out */
 	uint64_t stuck_seq;
-	char problem[512];    /* what it says of that operation */
+	char problem[512]; /* what it says of that operation */
+	/* An op whose content its server refuses, and why, with what to do; 0 and NULL: none. */
+	uint64_t refused_seq;
+	char *refused;        /* owned */
+	bool blocked;         /* for one of these two reasons it takes nothing at all */
 	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
 	uint64_t sent_ops, sent_bytes;
 	struct pending *pending;

@@ -39,35 +39,11 @@ static void drop_flight(struct sender *s, struct flight *f)
 	free(f);
 }
 
-static void drop_deferred(struct sender *s, uint64_t seq)
-{
-	struct deferred *d, *next;
-
-	LL_FOREACH_SAFE (s->deferred, d, next) {
-		if (d->op.seq != seq)
-			continue;
-		LL_DELETE(s->deferred, d);
-		s->n_deferred--;
-		op_clear(&d->op);
-		free(d);
-	}
-}
-
-static void drop_unready(struct sender *s, struct unready *u)
-{
-	LL_DELETE(s->unready, u);
-	op_clear(&u->op);
-	free(u);
-}
-
 void outgoing_reset(struct sender *s)
 {
 	while (s->flights)
 		drop_flight(s, s->flights);
-	while (s->deferred)
-		drop_deferred(s, s->deferred->op.seq);
-	while (s->unready)
-		drop_unready(s, s->unready);
+	waiting_reset(s);
 	op_clear(&s->held);
 	buf_reset(&s->out);
 	s->barrier = s->at_end = false;
@@ -156,7 +132,7 @@ static int add_flight(struct sender *s, const struct op *op, const struct local_
 }
 
 /* A frame about @op: the op itself, or only its number for WIRE_DEFER and WIRE_VOID. */
-static int put_frame(struct sender *s, enum wire_kind kind, const struct op *op,
+int outgoing_frame(struct sender *s, enum wire_kind kind, const struct op *op,
 	const struct local_head *head, uint64_t started_ms)
 {
 	size_t start = wire_begin(&s->out, kind);
@@ -173,68 +149,15 @@ static int put_frame(struct sender *s, enum wire_kind kind, const struct op *op,
 }
 
 /* Nothing is left to send of @op: a number that the peer waits for must still be named. */
-static int put_void(struct sender *s, const struct op *op)
+int outgoing_void(struct sender *s, const struct op *op)
 {
 	struct op bare = {.seq = op->seq, .time = op->time};
 
-	return op->flags & OP_LATE ? put_frame(s, WIRE_VOID, &bare, NULL, clock_mono_ms()) : 0;
-}
-
-static int announce(struct sender *s, const struct op *op)
-{
-	struct deferred *d = calloc(1, sizeof(*d));
-	struct op bare = {.seq = op->seq, .time = op->time};
-
-	if (!d)
-		return -ENOMEM;
-	d->op.type = op->type;
-	d->op.seq = op->seq;
-	d->op.path = strdup(op->path);
-	LL_PREPEND(s->deferred, d);
-	s->n_deferred++;
-	if (!d->op.path)
-		return -ENOMEM;
-	return op->flags & OP_LATE ? 0 : put_frame(s, WIRE_DEFER, &bare, NULL, clock_mono_ms());
-}
-
-static bool is_blocked(const struct sender *s, const struct op *op)
-{
-	const struct deferred *d;
-
-	LL_FOREACH (s->deferred, d)
-		if (op_related(&d->op, op))
-			return true;
-	return false;
+	waiting_not_refused(s, op->seq);
+	return op->flags & OP_LATE ? outgoing_frame(s, WIRE_VOID, &bare, NULL, clock_mono_ms()) : 0;
 }
 
 /* ---- contents ---- */
-
-static bool is_relaxed(const struct sender *s, const struct op *op)
-{
-	return s->replica->config.order == ORDER_RELAXED || (op->flags & OP_LATE);
-}
-
-static int wait_for_writer(struct sender *s, struct op *op, const struct local_head *head)
-{
-	struct unready *u = calloc(1, sizeof(*u));
-	int r = 0;
-
-	if (!u)
-		return -ENOMEM;
-	if (is_relaxed(s, op))
-		r = announce(s, op);
-	else
-		s->barrier = true;
-	content_free(op->content);
-	op->content = NULL;
-	u->op = *op;
-	u->head = *head;
-	*op = (struct op){0};
-	if (is_relaxed(s, &u->op))
-		u->op.flags |= OP_LATE;
-	LL_APPEND(s->unready, u);
-	return r;
-}
 
 static int stage_path(const struct sender *s, char **ret)
 {
@@ -254,7 +177,7 @@ static void stage_name(const struct sender *s, uint64_t seq, char dst[OP_STAGE_N
 static int start_upload(struct sender *s, struct op *op, const struct local_head *head,
 	const struct stat *before, int *fd)
 {
-	bool relaxed = is_relaxed(s, op);
+	bool relaxed = waiting_is_relaxed(s, op);
 	struct bulk_job *job = calloc(1, sizeof(*job));
 	_cleanup_free_ char *stage = NULL;
 	int r;
@@ -265,7 +188,7 @@ static int start_upload(struct sender *s, struct op *op, const struct local_head
 	stage_name(s, op->seq, op->content->stage);
 	r = stage_path(s, &stage);
 	if (r == 0 && relaxed)
-		r = announce(s, op);
+		r = waiting_announce(s, op);
 	if (r == 0) {
 		job->started_ms = clock_mono_ms();
 		job->head = *head;
@@ -298,7 +221,7 @@ static int open_content(struct replica *r, const struct op *op)
 	return fid_open(r->root, &op->fid, op->path, O_RDONLY | O_NOFOLLOW);
 }
 
-static int send_content(struct sender *s, struct op *op, const struct local_head *head)
+int outgoing_content(struct sender *s, struct op *op, const struct local_head *head)
 {
 	struct replica *r = s->replica;
 	_cleanup_close_ int fd = open_content(r, op);
@@ -309,10 +232,10 @@ static int send_content(struct sender *s, struct op *op, const struct local_head
 		e = content_describe(fd, op, &st);
 	if (is_gone(e)) {
 		bulk_early_drop(s->bulk, &op->fid);
-		return put_void(s, op);
+		return outgoing_void(s, op);
 	}
 	if (e == 0 && replica_whole_dirty(r, &op->fid))
-		return wait_for_writer(s, op, head);
+		return waiting_for_writer(s, op, head, true, 0);
 	if (e == 0 && content_data_len(op->content) > INLINE_MAX)
 		return start_upload(s, op, head, &st, &fd);
 	if (e == 0)
@@ -322,10 +245,10 @@ static int send_content(struct sender *s, struct op *op, const struct local_head
 			strerror(-e));
 		return e;
 	}
-	return put_frame(s, WIRE_OP, op, head, clock_mono_ms());
+	return outgoing_frame(s, WIRE_OP, op, head, clock_mono_ms());
 }
 
-static bool take_pending(struct sender *s, struct op *op)
+bool outgoing_take_pending(struct sender *s, struct op *op)
 {
 	bool taken;
 
@@ -350,17 +273,17 @@ static void mark_gone(struct sender *s, struct op *op)
 	cleanup_close(&fd);
 }
 
-static int send_op(struct sender *s, struct op *op, const struct local_head *head)
+int outgoing_op(struct sender *s, struct op *op, const struct local_head *head)
 {
 	if (op->type == OP_CONTENT) {
-		if (!(op->flags & (OP_LATE | OP_FORCE)) && !take_pending(s, op))
+		if (!(op->flags & (OP_LATE | OP_FORCE)) && !outgoing_take_pending(s, op))
 			return 0;
-		return send_content(s, op, head);
+		return outgoing_content(s, op, head);
 	}
 	if (op->type == OP_VAULT && !(op->flags & OP_GONE))
-		return send_content(s, op, head);
+		return outgoing_content(s, op, head);
 	mark_gone(s, op);
-	return put_frame(s, WIRE_OP, op, head, clock_mono_ms());
+	return outgoing_frame(s, WIRE_OP, op, head, clock_mono_ms());
 }
 
 /* ---- reading the journal ---- */
@@ -415,6 +338,7 @@ static int resend_one(struct sender *s)
 	struct journal_record rec;
 	_cleanup_op_ struct op op = {.seq = seq, .flags = OP_LATE};
 	struct local_head head;
+	bool stuck;
 	int r = journal_reader_open(s->replica->journal, seq, &reader);
 
 	if (r < 0)
@@ -423,12 +347,14 @@ static int resend_one(struct sender *s)
 	if (r == 0 && rec.seq == seq && rec.kind == JOURNAL_LOCAL) {
 		r = decode_local(s, &rec, &op, &head);
 		op.flags |= OP_LATE;
-		if (r == 0)
-			r = send_op(s, &op, &head);
+		if (r == 0 && waiting_blocks(s, &op, &stuck))
+			r = waiting_behind(s, &op, &head);
+		else if (r == 0)
+			r = outgoing_op(s, &op, &head);
 	} else if (r == 0 || r == -ESTALE) {
 		log_warning("%s waits for our change %llu, which is no longer in the journal",
 			peer_label(s->peer), (unsigned long long)seq);
-		r = put_void(s, &op);
+		r = outgoing_void(s, &op);
 	}
 	journal_reader_close(reader);
 	if (r < 0)
@@ -450,9 +376,22 @@ static int send_held(struct sender *s)
 	int r;
 
 	s->held = (struct op){0};
-	r = send_op(s, &op, &s->held_head);
+	r = outgoing_op(s, &op, &s->held_head);
 	op_clear(&op);
 	return r;
+}
+
+/* Sends the op that was read last, or lets others overtake it. -EAGAIN: it must wait, and they with
+ * it. */
+static int pass_held(struct sender *s)
+{
+	bool stuck;
+
+	if (!waiting_blocks(s, &s->held, &stuck))
+		return send_held(s);
+	if (!stuck || !waiting_is_relaxed(s, &s->held))
+		return -EAGAIN;
+	return waiting_behind(s, &s->held, &s->held_head);
 }
 
 int outgoing_fill(struct sender *s)
@@ -463,9 +402,9 @@ int outgoing_fill(struct sender *s)
 		if (s->n_resend) {
 			r = resend_one(s);
 		} else if (s->held.type) {
-			if (is_blocked(s, &s->held))
+			r = pass_held(s);
+			if (r == -EAGAIN)
 				return 0;
-			r = send_held(s);
 		} else {
 			r = next_op(s, &s->held, &s->held_head);
 			if (r == -EAGAIN)
@@ -530,44 +469,27 @@ static int finish_upload(struct sender *s, struct bulk_job *job)
 {
 	bool changed;
 
+	if (job->result < 0 && job->refused) {
+		waiting_drop(s, job->op.seq);
+		s->barrier = false;
+		return waiting_for_room(s, &job->op, &job->head, job->result);
+	}
 	if (job->result < 0) {
 		log_line(job->remote_failed ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
 			"%s: upload of %s: %s", peer_label(s->peer), job->op.path,
 			strerror(-job->result));
 		return job->result;
 	}
-	drop_deferred(s, job->op.seq);
+	waiting_drop(s, job->op.seq);
+	waiting_not_refused(s, job->op.seq);
 	s->barrier = false;
 	changed = !content_unchanged(&job->before, job->fd) && job->head.tries++ < TRIES_MAX;
 	if (changed || replica_whole_dirty(s->replica, &job->op.fid)) {
 		int r = discard_upload(s, job);
 
-		return r < 0 ? r : wait_for_writer(s, &job->op, &job->head);
+		return r < 0 ? r : waiting_for_writer(s, &job->op, &job->head, true, 0);
 	}
-	return put_frame(s, WIRE_OP, &job->op, &job->head, job->started_ms);
-}
-
-/* Sends what was waiting for a writer that has closed. What the writer changed goes along. */
-static int send_unready(struct sender *s)
-{
-	struct unready *u, *next;
-	int r = 0;
-
-	LL_FOREACH_SAFE (s->unready, u, next) {
-		if (replica_whole_dirty(s->replica, &u->op.fid))
-			continue;
-		LL_DELETE(s->unready, u);
-		drop_deferred(s, u->op.seq);
-		s->barrier = false;
-		if (!(u->op.flags & OP_FORCE)) /* not covered: taken before the writer came */
-			(void)take_pending(s, &u->op);
-		r = send_content(s, &u->op, &u->head);
-		op_clear(&u->op);
-		free(u);
-		if (r < 0)
-			break;
-	}
-	return r;
+	return outgoing_frame(s, WIRE_OP, &job->op, &job->head, job->started_ms);
 }
 
 int outgoing_collect(struct sender *s)
@@ -579,7 +501,7 @@ int outgoing_collect(struct sender *s)
 		r = finish_upload(s, job);
 		bulk_job_free(job);
 	}
-	return r < 0 ? r : send_unready(s);
+	return r < 0 ? r : waiting_send(s);
 }
 
 /* ---- acknowledgements ---- */

@@ -269,8 +269,7 @@ int plain_make_link(struct plain *p, const char *target, const char *path, const
 int plain_remove_tree(struct plain *p, const char *there);
 /* Moves what stands at @path there into its .tandemfs/replaced; counts and logs it. */
 int plain_move_aside(struct plain *p, const char *path, const char *why);
-/* @error, of a call that the server refused, or what is behind it as far as statvfs tells:
- * FX_FAILURE stands for nearly all of errno. */
+/* @error, of a call that the server refused, or what is behind it: remote_cause(). */
 int plain_cause(struct plain *p, int error);
 /* The sentence for an op that cannot be done: why as far as can be found out, and what to do. */
 void plain_explain(struct plain *p, const struct op *op, int error, char **ret_text);

@@ -658,39 +658,7 @@ int plain_move_aside(struct plain *p, const char *path, const char *why)
 
 int plain_cause(struct plain *p, int error)
 {
-	struct statvfs v;
-
-	if (error != -EIO && error != -EACCES)
-		return error;
-	if (!(p->features & REMOTE_STATVFS) || p->remote->ops->statvfs(p->remote, p->root, &v) < 0)
-		return error;
-	if (v.f_flag & 1) /* SSH_FXE_STATVFS_ST_RDONLY */
-		return -EROFS;
-	if (v.f_blocks > 0 && v.f_bavail * v.f_frsize < 64 << 10)
-		return -ENOSPC;
-	return v.f_files > 0 && v.f_favail == 0 ? -ENOSPC : error;
-}
-
-static const char *remedy(int error)
-{
-	switch (error) {
-	case -ENOSPC:
-		return "make room there";
-	case -EROFS:
-		return "the file system there is read-only";
-	case -EACCES:
-		return "the account must be allowed to write there";
-	case -EIO:
-		return "the server does not say why: quota, a full or damaged disk, a name that is "
-		       "too long there?";
-	case -ENOTEMPTY:
-		return "a directory stands there in its place and holds what is not here: move it "
-		       "away";
-	case -EBADMSG:
-		return "what arrived is not what was sent";
-	default:
-		return "see the server's log";
-	}
+	return remote_cause(p->remote, p->root, 64 << 10, error);
 }
 
 void plain_explain(struct plain *p, const struct op *op, int error, char **ret_text)
@@ -699,5 +667,5 @@ void plain_explain(struct plain *p, const struct op *op, int error, char **ret_t
 
 	error = plain_cause(p, error);
 	(void)say(ret_text, error, "cannot do there: %s: %s (%s); tried again each second",
-		op_describe(op, what, sizeof(what)), strerror(-error), remedy(error));
+		op_describe(op, what, sizeof(what)), strerror(-error), remote_remedy(error));
 }

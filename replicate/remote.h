@@ -92,7 +92,8 @@ struct remote_ops {
 	int (*open)(struct remote *r, const char *path, unsigned flags, mode_t mode,
 		struct remote_file **ret);
 	/* Queues a write; returns when it is queued and waits only while too much is under way. An
-	 * earlier write's error may be returned here and always is by drain. */
+	 * earlier write's error that is known by now is returned instead, also for no bytes; drain
+	 * returns it always. */
 	int (*write)(struct remote_file *f, uint64_t offset, const void *data, size_t len);
 	/* Waits until every queued write was answered; the first error of any. */
 	int (*drain)(struct remote_file *f);
@@ -107,10 +108,11 @@ struct remote_ops {
 	 * at once; -1: none) or @wake_fd (-1: none) is readable. 0 or a connection error. */
 	int (*turn)(struct remote *r, int timeout_ms, int wake_fd);
 
-	/* ---- for a plain peer, whose tree is written directly ---- */
-
 	bool (*connected)(const struct remote *r);
 	unsigned (*features)(const struct remote *r);
+
+	/* ---- for a plain peer, whose tree is written directly ---- */
+
 	/* -EEXIST for a target that exists, unless REMOTE_REPLACES. */
 	int (*rename)(struct remote *r, const char *from, const char *to);
 	int (*rmdir)(struct remote *r, const char *path);
@@ -126,6 +128,7 @@ struct remote_ops {
 	 * those after one that failed. 0, or the error that broke the connection: then no result
 	 * says anything. */
 	int (*batch)(struct remote *r, struct remote_call *calls, size_t n);
+	/* Only with REMOTE_STATVFS. */
 	int (*statvfs)(struct remote *r, const char *path, struct statvfs *ret);
 	/* Drains, and the file is on the server's disk. */
 	int (*fsync)(struct remote_file *f);
@@ -149,6 +152,12 @@ struct remote_config {
 	int connect_timeout_ms;
 	int timeout_ms; /* silence while an answer is due */
 };
+
+/* @error, of a call that the server refused at @path, or what is behind it as far as statvfs tells:
+ * FX_FAILURE stands for nearly all of errno. @need: bytes for which there should have been room. */
+int remote_cause(struct remote *r, const char *path, uint64_t need, int error);
+/* What to do about such an error, for people; static text. */
+const char *remote_remedy(int error);
 
 /* A remote over SFTP, not yet connected. 0 or -ENOMEM. */
 int remote_sftp_new(const struct remote_config *config, struct remote **ret);

@@ -101,7 +101,7 @@ int remote_sftp_write(struct remote_file *f, uint64_t offset, const void *data, 
 {
 	const uint8_t *p = data;
 	struct sftp *s = f->channel->sftp;
-	int n = is_connected(f) ? 0 : -ENOTCONN;
+	int n = is_connected(f) ? f->error : -ENOTCONN;
 
 	while (n == 0 && len > 0) {
 		uint32_t part = len < sftp_max_write(s) ? (uint32_t)len : sftp_max_write(s);

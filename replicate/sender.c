@@ -32,6 +32,7 @@
 
 #define BACKOFF_MIN_MS 250
 #define BACKOFF_MAX_MS 10000
+#define BACKOFF_REFUSED_MS 1000
 /* Between two looks at the ack file: while a caller waits, while something is under way, when idle.
  */
 #define ACK_WAITED_MS 0
@@ -167,6 +168,9 @@ static void drop_session(struct sender *s, enum peer_state state, const char *er
 	s->backoff_ms = s->backoff_ms ? s->backoff_ms * 2 : BACKOFF_MIN_MS;
 	if (s->backoff_ms > BACKOFF_MAX_MS)
 		s->backoff_ms = BACKOFF_MAX_MS;
+	if (s->refused && s->backoff_ms > BACKOFF_REFUSED_MS)
+		s->backoff_ms = BACKOFF_REFUSED_MS;
+	s->refused = false;
 	s->retry_at = clock_mono_ms() + jitter(s->backoff_ms);
 	peer_set_state(s->peer, state, error);
 }
@@ -185,12 +189,25 @@ static const char *reason(int error)
 	}
 }
 
-static void drop_for(struct sender *s, int error, const char *doing)
+static void drop_for(struct sender *s, int error)
 {
 	_cleanup_free_ char *text = NULL;
 
-	(void)say(&text, 0, "%s: %s", doing, reason(error));
-	drop_session(s, PEER_CONNECTING, text ?: doing);
+	if (s->refused)
+		(void)say(&text, 0, "it cannot be written to: %s (%s)", strerror(-error),
+			remote_remedy(error));
+	else
+		(void)say(&text, 0, "connection lost: %s", reason(error));
+	drop_session(s, PEER_CONNECTING, text ?: "out of memory");
+}
+
+/* @error, of a write to the spool; what is behind it when that was the server's answer. */
+static int spool_error(struct sender *s, int error)
+{
+	if (error == 0 || !s->remote->ops->connected(s->remote))
+		return error;
+	s->refused = true;
+	return remote_cause(s->remote, s->control, 1, error);
 }
 
 /* ---- connecting ---- */
@@ -322,7 +339,7 @@ static int put_hello(struct sender *s)
 		return -ENOMEM;
 	}
 	r = buf_error(&b);
-	return r < 0 ? r : s->remote->ops->put(s->remote, path, b.data, b.len);
+	return r < 0 ? r : spool_error(s, s->remote->ops->put(s->remote, path, b.data, b.len));
 }
 
 static int connect_peer(struct sender *s, char **ret_error, enum peer_state *ret_state)
@@ -353,7 +370,12 @@ static int connect_peer(struct sender *s, char **ret_error, enum peer_state *ret
 		return e;
 	}
 	e = make_spool(s, ret_error);
-	return e < 0 ? e : put_hello(s);
+	if (e < 0)
+		return e;
+	e = put_hello(s);
+	return s->refused ? say(ret_error, e, "%s cannot be written to: %s (%s)",
+				    s->peer->config->url, strerror(-e), remote_remedy(e))
+			  : e;
 }
 
 static void go_online(struct sender *s)
@@ -387,7 +409,7 @@ static int next_segment(struct sender *s)
 		r = s->remote->ops->close(s->log);
 		s->log = NULL;
 		if (r < 0)
-			return r;
+			return spool_error(s, r);
 	}
 	s->segment++;
 	if (asprintf(&path, "%s/in/%s/log.%016llx.%016llx", s->control, s->replica->node.id,
@@ -396,8 +418,15 @@ static int next_segment(struct sender *s)
 		return -ENOMEM;
 	}
 	s->segment_bytes = 0;
-	return s->remote->ops->open(
+	r = s->remote->ops->open(
 		s->remote, path, REMOTE_WRITE | REMOTE_CREATE | REMOTE_EXCL, 0600, &s->log);
+	return spool_error(s, r);
+}
+
+/* What the server has said by now of what was written. */
+static int check_log(struct sender *s)
+{
+	return s->log ? spool_error(s, s->remote->ops->write(s->log, 0, NULL, 0)) : 0;
 }
 
 static int write_out(struct sender *s)
@@ -410,7 +439,8 @@ static int write_out(struct sender *s)
 		r = next_segment(s);
 	fault_point("sender.write.before");
 	if (r == 0)
-		r = s->remote->ops->write(s->log, s->segment_bytes, s->out.data, s->out.len);
+		r = spool_error(s,
+			s->remote->ops->write(s->log, s->segment_bytes, s->out.data, s->out.len));
 	if (r < 0)
 		return r;
 	fault_point("sender.write.after");
@@ -481,11 +511,23 @@ static void drop_seen_locked(struct sender *s)
 	r->unseen_upto = 0;
 }
 
+/* Whether the peer takes nothing any more since too much of what it cannot apply or take has piled
+ * up. */
+static bool is_blocked_locked(struct sender *s, const struct position *now)
+{
+	const struct peer *p = s->peer;
+	uint64_t ms = clock_mono_ms();
+
+	if (now->high != p->applied.high || now->high >= replica_head(s->replica))
+		s->moved_ms = ms;
+	return (p->stuck_seq || p->refused_seq) && ms - s->moved_ms > s->replica->stall_ms;
+}
+
 static void publish_position(struct sender *s)
 {
 	struct peer *p = s->peer;
 	struct position now = effective_position(s);
-	bool moved, in_sync = false, differs = resync_is_due(p);
+	bool moved, blocked, in_sync = false, differs = resync_is_due(p);
 
 	if (s->catching_up && s->at_end && !s->catch_up_known) {
 		s->catch_up_to = s->passed;
@@ -495,14 +537,17 @@ static void publish_position(struct sender *s)
 		s->catching_up = true;
 		peer_set_state(p, PEER_CATCHING_UP, NULL);
 	}
-	if (s->catching_up && s->catch_up_known && now.high >= s->catch_up_to && !s->n_deferred &&
-		!differs) {
+	if (s->catching_up && s->catch_up_known && now.high >= s->catch_up_to &&
+		!outgoing_under_way(s) && !differs) {
 		s->catching_up = false;
 		in_sync = true;
 	}
 	(void)pthread_mutex_lock(&s->replica->lock);
+	blocked = is_blocked_locked(s, &now);
 	moved = now.high != p->applied.high || now.n_missing != p->applied.n_missing ||
-		p->durable != s->last_ack.durable || p->stuck_seq != s->last_ack.stuck_seq;
+		p->durable != s->last_ack.durable || p->stuck_seq != s->last_ack.stuck_seq ||
+		blocked != p->blocked;
+	p->blocked = blocked;
 	p->applied = now;
 	pending_acked(p->pending, &now);
 	p->durable = s->last_ack.durable;
@@ -526,6 +571,7 @@ static int begin_stream(struct sender *s)
 	if (r < 0)
 		return r;
 	s->phase = SENDER_STREAMING;
+	s->moved_ms = clock_mono_ms();
 	s->backoff_ms = 0;
 	peer_set_state(s->peer, PEER_CATCHING_UP, NULL);
 	return 0;
@@ -719,6 +765,8 @@ static int round_online(struct sender *s, int timeout_ms)
 		r = s->remote->ops->turn(s->remote, turn_timeout(s, timeout_ms),
 			gather_left(s) > 0 ? s->wake : s->poll);
 	if (r == 0)
+		r = check_log(s);
+	if (r == 0)
 		r = read_ack(s);
 	if (r == 0 && s->phase == SENDER_STREAMING)
 		publish_position(s);
@@ -762,5 +810,5 @@ void sender_turn(struct sender *s, int timeout_ms)
 	if (r == -ECANCELED)
 		return; /* dropped, with its reason */
 	if (r < 0)
-		drop_for(s, r, "connection lost");
+		drop_for(s, r);
 }

@@ -36,17 +36,20 @@ struct flight {
 	char *what;     /* owned; NULL for what is not worth a line */
 };
 
-/* An op whose content is on its way by bulk. */
+/* An op that others overtake: its content is on its way by bulk, or it waits. */
 struct deferred {
 	struct deferred *next;
 	struct op op; /* paths only */
+	bool stuck;   /* nobody knows for how long: what is related waits behind it */
 };
 
-/* A content whose file is being written anew; it goes when that writer has closed. */
+/* An op that cannot be sent yet. */
 struct unready {
 	struct unready *next;
 	struct op op;
 	struct local_head head;
+	uint64_t retry_ms; /* the peer's server refused its content: not before */
+	bool taken;        /* from what is pending */
 };
 
 struct sender {
@@ -72,6 +75,8 @@ struct sender {
 	size_t last_batch;  /* bytes to send that were found then */
 	struct wire_ack last_ack;
 	bool stalled;
+	bool refused;      /* the server does not let us write; the connection is well */
+	uint64_t moved_ms; /* when the peer's position last moved, or had all */
 
 	struct journal_reader *cursor;
 	uint64_t passed;    /* every record up to here was looked at */
@@ -108,13 +113,56 @@ int outgoing_collect(struct sender *s);
 /* Begins to upload what is large and still being written. */
 int outgoing_early(struct sender *s);
 
+/* Whether something is still on its way that is not stuck. */
+bool outgoing_under_way(const struct sender *s);
+
 /* Forgets all that belongs to the session. */
 void outgoing_reset(struct sender *s);
 
 /* Places the cursor behind the position that the peer reported. 0 or -errno. */
 int outgoing_start(struct sender *s, const struct position *applied);
 
+/* A frame about @op: the op itself, or only its number for WIRE_DEFER and WIRE_VOID. */
+int outgoing_frame(struct sender *s, enum wire_kind kind, const struct op *op,
+	const struct local_head *head, uint64_t started_ms);
+/* Nothing is left to send of @op: a number that the peer waits for is still named. */
+int outgoing_void(struct sender *s, const struct op *op);
+/* Sends the op, or begins to. It may be emptied. 0 or -errno. */
+int outgoing_op(struct sender *s, struct op *op, const struct local_head *head);
+/* The same for an op with content, whether or not it was taken from what is pending. */
+int outgoing_content(struct sender *s, struct op *op, const struct local_head *head);
+/* See pending_take(). */
+bool outgoing_take_pending(struct sender *s, struct op *op);
+
 /* Drops acknowledged flights and writes their lines into the log of changes. */
 void outgoing_acked(struct sender *s, const struct position *applied);
+
+/* ---- outgoing_wait.c ---- */
+
+/* Announces that @op follows later. 0 or -errno. */
+int waiting_announce(struct sender *s, const struct op *op);
+/* It is sent. */
+void waiting_drop(struct sender *s, uint64_t seq);
+/* Whether others may overtake @op. */
+bool waiting_is_relaxed(const struct sender *s, const struct op *op);
+/* Whether @op is related to an earlier one that was announced and not sent; *ret_stuck: to one of
+ * which nobody knows when it will be. */
+bool waiting_blocks(const struct sender *s, const struct op *op, bool *ret_stuck);
+
+/* These take @op over. 0 or -errno. */
+
+/* To be sent once no local writer has its file open, and not before @retry_ms. */
+int waiting_for_writer(struct sender *s, struct op *op, const struct local_head *head, bool taken,
+	uint64_t retry_ms);
+/* The peer's server refuses its content. */
+int waiting_for_room(struct sender *s, struct op *op, const struct local_head *head, int error);
+/* It is related to one that waits. */
+int waiting_behind(struct sender *s, struct op *op, const struct local_head *head);
+
+/* The content of @seq is there, or nobody wants it any more. */
+void waiting_not_refused(struct sender *s, uint64_t seq);
+/* Sends what can be sent now. 0 or -errno (the session must end). */
+int waiting_send(struct sender *s);
+void waiting_reset(struct sender *s);
 
 #endif

@@ -95,6 +95,8 @@ static void fill_peer_locked(struct replica *r, const struct peer *p, struct pee
 	s->active = !p->is_plain;
 	s->plain = p->plain;
 	s->error = copy(p->error);
+	if (!s->error && p->refused && asprintf(&s->error, "it cannot take %s", p->refused) < 0)
+		s->error = NULL;
 	if (!s->error && p->stuck_seq && asprintf(&s->error, "it cannot apply: %s", p->problem) < 0)
 		s->error = NULL;
 	s->resync = resync_text_locked(p);

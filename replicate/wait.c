@@ -27,7 +27,12 @@ static bool peer_has_locked(const struct peer *p, uint64_t seq, enum replica_sco
 
 static bool is_stuck_locked(const struct peer *p, uint64_t seq)
 {
-	return p->stuck_seq && p->stuck_seq <= seq && position_is_missing(&p->applied, seq);
+	bool behind_stuck = p->stuck_seq && p->stuck_seq <= seq;
+	bool behind_refused = p->refused_seq && p->refused_seq <= seq;
+
+	if (p->blocked && seq > p->applied.high)
+		return true;
+	return (behind_stuck || behind_refused) && position_is_missing(&p->applied, seq);
 }
 
 bool peer_has_or_cannot(const struct peer *p, uint64_t seq)

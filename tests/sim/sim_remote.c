@@ -184,7 +184,7 @@ static int op_write(struct remote_file *f, uint64_t offset, const void *data, si
 {
 	int r = f->broken ? -ENOTCONN : check(f->remote);
 
-	if (r < 0)
+	if (r < 0 || len == 0)
 		return r;
 	queue_add(&f->queue, offset, data, len);
 	return 0;
@@ -257,6 +257,17 @@ static int op_turn(struct remote *base, int timeout_ms, int wake_fd)
 	return 0;
 }
 
+static bool op_connected(const struct remote *base)
+{
+	return of((struct remote *)base)->connected;
+}
+
+static unsigned op_features(const struct remote *base)
+{
+	(void)base;
+	return 0;
+}
+
 static const struct remote_ops sim_ops = {
 	.free = op_free,
 	.connect = op_connect,
@@ -274,6 +285,8 @@ static const struct remote_ops sim_ops = {
 	.read_result = op_read_result,
 	.close = op_close,
 	.turn = op_turn,
+	.connected = op_connected,
+	.features = op_features,
 };
 
 int sim_remote_new(struct replica *replica, struct peer *p, struct remote **ret)
