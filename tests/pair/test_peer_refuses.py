@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A peer that cannot take or apply a change: its disk is full, has no inode left, is read-only, the
+directory is locked, the name is too long there. The change waits, status says which and why, others
+go on, and it is carried out when the cause is gone.
+
+File systems with a lower limit for names are not to be had everywhere; a symlink's target is bounded
+by ext4's block size, with the same errno. Quotas do not hold root, who applies; what they do to the
+account that writes the spool is what a full disk does."""
+
+import errno
+import os
+import signal
+import time
+
+import pytest
+
+from rig.compare import assert_same
+from rig.disk import Disk
+from rig.servers import run, wait_for
+
+POLICIES = ["async", "continue", "block", "fail"]
+MODES = {"async": "mode=async"} | {p: f"mode=sync,on_peer_down={p}" for p in POLICIES[1:]}
+LARGE = 3 << 20
+
+
+class Locked:
+    """A directory at b in which nothing can be made."""
+    error = "Operation not permitted"
+
+    def __init__(self, p, disk):
+        self.path = p.b.backing / "dir"
+        run("chattr", "+i", self.path)
+
+    def change(self, root):
+        (root / "dir" / "new").write_bytes(b"1" * 1000)
+
+    def later(self, root):
+        os.rename(root / "dir" / "new", root / "dir" / "name")
+
+    def end(self):
+        run("chattr", "-i", self.path)
+
+
+class NoInode(Locked):
+    error = "No space left on device"
+
+    def __init__(self, p, disk):
+        self.disk = disk
+        disk.fill_inodes()
+
+    def change(self, root):
+        (root / "new-inode").mkdir()
+
+    def later(self, root):
+        os.rename(root / "new-inode", root / "inode")
+
+    def end(self):
+        self.disk.empty()
+
+
+class Full(NoInode):
+    """Room for the record in the spool, none for the file."""
+
+    def __init__(self, p, disk):
+        self.disk = disk
+        disk.fill(100_000)
+
+    def change(self, root):
+        (root / "new-60k").write_bytes(os.urandom(60_000))
+
+    def later(self, root):
+        os.chmod(root / "new-60k", 0o600)
+
+
+class FullStage(Full):
+    """None for what travels by itself."""
+
+    def __init__(self, p, disk):
+        self.disk = disk
+        disk.fill(1 << 20)
+
+    def change(self, root):
+        (root / "new-large").write_bytes(os.urandom(LARGE))
+
+    def later(self, root):
+        os.rename(root / "new-large", root / "large")
+
+
+class TooLong(Locked):
+    error = "File name too long"
+
+    def __init__(self, p, disk):
+        self.root = p.a.path
+
+    def change(self, root):
+        os.symlink("x" * 2000, root / "new-link")
+
+    def later(self, root):
+        pass
+
+    def end(self):
+        wait_for("the caller's server has it", lambda: os.path.lexists(self.root / "new-link"), 5)
+        try:
+            (self.root / "new-link").unlink()
+        except OSError as e:    # by on_peer_down=fail: this too the peer can not do at once
+            assert e.errno == errno.EIO
+
+
+CAUSES = [Locked, NoInode, Full, FullStage, TooLong]
+
+
+def small_disk(pair, options, **kwargs):
+    p = pair(options, start=False, **kwargs)
+    disk = Disk(p.b)
+    p.at_end.append(disk.umount)
+    p.start()
+    (p.a.path / "dir").mkdir()
+    (p.a.path / "other").write_text("x")
+    p.in_sync()
+    return p, disk
+
+
+def told(p, cause):
+    return cause.error in (p.a.peer()["error"] or "")
+
+
+def attempt(policy, change):
+    """What the caller of @change gets and in how many seconds. With `block` that is not waited for:
+    a child process makes the change."""
+    start = time.monotonic()
+    if policy == "block":
+        child = os.fork()
+        if child == 0:
+            try:
+                change()
+            finally:
+                os._exit(0)
+        return child
+    try:
+        change()
+    except OSError as e:
+        return e.errno, time.monotonic() - start
+    return 0, time.monotonic() - start
+
+
+def check_writer(policy, outcome, stuck):
+    """What on_peer_down decides for a change that the peer cannot make. @stuck: it cannot yet."""
+    if policy == "block":
+        if stuck:
+            assert os.waitpid(outcome, os.WNOHANG) == (0, 0)
+        else:
+            wait_for("the writer returns", lambda: os.waitpid(outcome, os.WNOHANG)[0] == outcome)
+        return
+    error, seconds = outcome
+    assert error == (errno.EIO if policy == "fail" else 0)
+    assert seconds < 5
+
+
+def goes_on(p, n):
+    """Another path's change, which a sync writer finds at the peer."""
+    os.chmod(p.a.path / "other", 0o600 + n)
+    wait_for("others go on",
+             lambda: (os.stat(p.b.backing / "other").st_mode & 0o777) == 0o600 + n, 5)
+
+
+@pytest.mark.seconds(90)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_waits(pair, policy):
+    p, disk = small_disk(pair, MODES[policy])
+    for n, kind in enumerate(CAUSES):
+        cause = kind(p, disk)
+        outcome = attempt(policy, lambda cause=cause: cause.change(p.a.path))
+        wait_for(f"{kind.__name__}: status tells", lambda cause=cause: told(p, cause), 10)
+        if kind is not FullStage:
+            assert cause.error in p.b.peer()["waiting"]
+        assert "new" in p.a.peer()["error"]
+        check_writer(policy, outcome, True)
+        goes_on(p, 2 * n + 1)
+        if policy == "async":
+            cause.later(p.a.path)
+            goes_on(p, 2 * n + 2)
+            assert told(p, cause)
+        if policy == "block" and kind is TooLong:
+            os.kill(outcome, signal.SIGKILL)    # while it waits the kernel holds the directory
+        cause.end()
+        p.in_sync(20)
+        check_writer(policy, outcome, False)
+        assert p.a.peer()["error"] is None and p.b.peer()["waiting"] is None
+        assert_same(p.a.backing, p.b.backing)
+
+
+@pytest.mark.seconds(90)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_full_to_the_brim(pair, policy):
+    """Not even the spool can be written: the peer is away, and the reason is told."""
+    p, disk = small_disk(pair, MODES[policy])
+    disk.fill()
+    outcome = attempt(policy, lambda: (p.a.path / "new").write_bytes(os.urandom(60_000)))
+    wait_for("status tells", lambda: "No space left" in (p.a.peer()["error"] or ""), 10)
+    check_writer(policy, outcome, True)
+    assert (p.a.path / "new").stat().st_size == 60_000
+    disk.empty()
+    p.connected()
+    p.in_sync(20)
+    check_writer(policy, outcome, False)
+    assert_same(p.a.backing, p.b.backing)
+
+
+@pytest.mark.seconds(90)
+def test_over_reconnects(pair):
+    """What waits, and what waits behind it, keep their order in new sessions."""
+    p, disk = small_disk(pair, MODES["async"], proxy=True)
+    causes = [kind(p, disk) for kind in (Locked, Full, FullStage)]
+    for cause in causes:
+        cause.change(p.a.path)
+    wait_for("status tells", lambda: "cannot" in (p.a.peer()["error"] or ""), 10)
+    for cause in causes:
+        cause.later(p.a.path)
+    for n in range(3):
+        p.proxy(p.a).tell("cut")
+        goes_on(p, n + 1)
+    wait_for("status tells", lambda: "cannot" in (p.a.peer()["error"] or ""), 10)
+    for cause in causes:
+        cause.end()
+    p.in_sync(20)
+    assert_same(p.a.backing, p.b.backing)
+    assert p.a.status()["conflicts"] == 0 and p.b.status()["conflicts"] == 0
+
+
+@pytest.mark.seconds(90)
+def test_too_many(pair):
+    """More changes than can wait there: a sync writer with `continue` is not held for ever."""
+    p, disk = small_disk(pair, MODES["continue"])
+    cause = Locked(p, disk)
+    for n in range(100):
+        start = time.monotonic()
+        (p.a.path / "dir" / f"new{n}").write_text("x")
+        assert time.monotonic() - start < 5
+    assert told(p, cause)
+    cause.end()
+    p.in_sync(20)
+    assert_same(p.a.backing, p.b.backing)
+    (p.a.path / "after").write_text("sync again")
+    assert (p.b.path / "after").read_text() == "sync again"
+
+
+@pytest.mark.seconds(90)
+@pytest.mark.parametrize("policy", ["continue", "fail"])
+def test_read_only(pair, policy):
+    """An error of b's disk makes it read-only. Nothing can be said there any more, not even that."""
+    p, disk = small_disk(pair, MODES[policy])
+    p.b.expect_error("cannot acknowledge|cannot go on")
+    os.sync()
+    disk.break_down()
+    outcome = attempt(policy, lambda: (p.a.path / "new").write_text("x"))
+    wait_for("status tells", lambda: any(text in (p.a.peer()["error"] or "") for text in (
+        "Read-only file system", "Input/output error")), 10)
+    check_writer(policy, outcome, True)
+    assert (p.b.path / "other").read_text() == "x"
+    assert p.b.stop() == 0
+    p.b.stop_sshd()
+    disk.repair()
+    p.b.start_sshd()
+    p.b.start()
+    p.connected()
+    p.in_sync(20)
+    assert_same(p.a.backing, p.b.backing)
