@@ -330,33 +330,44 @@ static int next_op(struct sender *s, struct op *ret, struct local_head *ret_head
 	}
 }
 
-/* What the peer said is missing is read again, before all else. */
-static int resend_one(struct sender *s)
+/* Reads our op @seq again. -ESTALE: the journal does not have it. */
+static int read_again(struct sender *s, uint64_t seq, struct op *ret, struct local_head *ret_head)
 {
-	uint64_t seq = s->resend[0];
 	struct journal_reader *reader;
 	struct journal_record rec;
-	_cleanup_op_ struct op op = {.seq = seq, .flags = OP_LATE};
-	struct local_head head;
-	bool stuck;
 	int r = journal_reader_open(s->replica->journal, seq, &reader);
 
 	if (r < 0)
 		return r;
 	r = journal_reader_next(reader, &rec);
-	if (r == 0 && rec.seq == seq && rec.kind == JOURNAL_LOCAL) {
-		r = decode_local(s, &rec, &op, &head);
-		op.flags |= OP_LATE;
-		if (r == 0 && waiting_blocks(s, &op, &stuck))
-			r = waiting_behind(s, &op, &head);
-		else if (r == 0)
-			r = outgoing_op(s, &op, &head);
-	} else if (r == 0 || r == -ESTALE) {
-		log_warning("%s waits for our change %llu, which is no longer in the journal",
-			peer_label(s->peer), (unsigned long long)seq);
-		r = outgoing_void(s, &op);
-	}
+	if (r == 0 && (rec.seq != seq || rec.kind != JOURNAL_LOCAL))
+		r = -ESTALE;
+	if (r == 0)
+		r = decode_local(s, &rec, ret, ret_head);
 	journal_reader_close(reader);
+	return r;
+}
+
+/* What the peer said is missing is sent again, before all else. */
+static int resend_one(struct sender *s)
+{
+	_cleanup_op_ struct op op = {0};
+	uint64_t seq = s->resend[0];
+	struct local_head head;
+	bool stuck;
+	int r = read_again(s, seq, &op, &head);
+
+	op.flags |= OP_LATE;
+	if (r == -ESTALE) { /* or it is one of another copy of us */
+		log_warning("%s waits for our change %llu, which is not in the journal",
+			peer_label(s->peer), (unsigned long long)seq);
+		op.seq = seq;
+		r = outgoing_void(s, &op);
+	} else if (r == 0 && waiting_blocks(s, &op, &stuck)) {
+		r = waiting_behind(s, &op, &head);
+	} else if (r == 0) {
+		r = outgoing_op(s, &op, &head);
+	}
 	if (r < 0)
 		return r;
 	s->n_resend--;
