@@ -67,7 +67,8 @@ static void print_peer(json_t *peer)
 {
 	json_t *plain = json_object_get(peer, "plain");
 	const char *error = text_of(peer, "error", NULL), *waiting = text_of(peer, "waiting", NULL),
-		   *resync = text_of(peer, "resync", NULL);
+		   *resync = text_of(peer, "resync", NULL),
+		   *refused = text_of(peer, "refused", NULL);
 
 	printf("  %-12s %-12s ", text_of(peer, "node", json_is_object(plain) ? "plain" : "?"),
 		text_of(peer, "state", "?"));
@@ -84,6 +85,9 @@ static void print_peer(json_t *peer)
 		printf("  %-12s reconciler: %s\n", "", resync);
 	if (waiting)
 		printf("  %-12s cannot be applied here, is tried again: %s\n", "", waiting);
+	if (refused)
+		printf("  %-12s refused here since the start: %llu, the last one: %s\n", "",
+			(unsigned long long)number_of(peer, "refusals"), refused);
 }
 
 /* All that an administrator would have to look into. */

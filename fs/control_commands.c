@@ -63,14 +63,16 @@ static json_t *describe_plain(const struct peer_status *p)
 
 static json_t *describe_peer(const struct peer_status *p)
 {
-	return json_pack("{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o,s:o,s:o}", "url",
+	return json_pack(
+		"{s:o,s:o,s:o,s:s,s:b,s:o,s:I,s:I,s:f,s:I,s:I,s:b,s:I,s:o,s:I,s:o,s:o,s:o}", "url",
 		control_text(p->url), "node", control_text(p->node), "node_id",
 		control_text(p->node_id), "state", peer_state_name(p->state), "active",
 		(int)p->active, "error", control_text(p->error), "lag_ops", (json_int_t)p->lag_ops,
 		"lag_bytes", (json_int_t)p->lag_bytes, "lag_seconds", p->lag_seconds, "sent_ops",
 		(json_int_t)p->sent_ops, "sent_bytes", (json_int_t)p->sent_bytes, "inbound",
 		(int)p->inbound, "applied_ops", (json_int_t)p->applied_ops, "waiting",
-		control_text(p->waiting), "plain", describe_plain(p), "resync",
+		control_text(p->waiting), "refusals", (json_int_t)p->refusals, "refused",
+		control_text(p->refused), "plain", describe_plain(p), "resync",
 		control_text(p->resync));
 }
 

@@ -51,6 +51,8 @@ struct origin {
 	uint64_t applied_ops;
 	bool seen;     /* has said hello since the start */
 	char *waiting; /* owned */
+	uint64_t refusals;
+	char *refused; /* the last one; owned */
 };
 
 struct peer {

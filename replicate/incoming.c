@@ -30,6 +30,9 @@
 #include <string.h>
 #include <utlist.h>
 
+/* Between two numbers of a sender; what it never sends lies between. */
+#define SEQ_JUMP_MAX (1ull << 48)
+
 /* ---- positions and the journal ---- */
 
 static bool is_known(struct receiver *v, uint64_t seq)
@@ -881,6 +884,32 @@ static void doubt_seen(struct receiver *v, struct position *seen)
 		*seen = (struct position){.high = after};
 }
 
+/* No sender writes this, whatever happened on the way. */
+static int refuse(struct receiver *v, uint64_t seq, const char *why)
+{
+	(void)snprintf(
+		v->refusal, sizeof(v->refusal), "operation %llu: %s", (unsigned long long)seq, why);
+	v->against_the_rules = true;
+	return -EBADMSG;
+}
+
+/* Numbers ascend within a session, but for those that are @late: these were announced before. What
+ * is wrong with this one, or NULL. */
+static const char *wrong_number(struct receiver *v, uint64_t seq, bool late)
+{
+	struct replica *r = v->replica;
+	uint64_t high;
+
+	(void)pthread_mutex_lock(&r->lock);
+	high = v->origin->applied.high;
+	(void)pthread_mutex_unlock(&r->lock);
+	if (late && seq > high)
+		return "it was never announced";
+	if (!late && seq <= v->last_seq)
+		return "out of order";
+	return seq > high && seq - high > SEQ_JUMP_MAX ? "no such number can have come yet" : NULL;
+}
+
 static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 {
 	_cleanup_op_ struct op op = {0};
@@ -892,42 +921,65 @@ static int take_op(struct receiver *v, struct reader src, uint64_t seq)
 	e = reader_error(&src);
 	if (e == 0)
 		e = op_decode(&src, OP_ENCODE_WIRE, &op, &why);
-	if (e < 0) {
-		log_error("operation %llu from %s is refused: %s", (unsigned long long)seq,
-			v->sender.name, why);
-		return e;
-	}
+	if (e < 0)
+		return e == -EBADMSG ? refuse(v, seq, why) : e;
 	op.seq = seq;
 	doubt_seen(v, &seen);
 	if (parked_related(v, &op))
 		return park(v, &op, &seen, 0);
 	e = incoming_carry_out(v, &op, &seen);
-	if (e == 0 || e == -EBADMSG || e == -EAGAIN)
+	if (e == 0 || e == -EAGAIN)
 		return e;
+	if (e == -EBADMSG) {
+		char text[400];
+
+		(void)snprintf(v->refusal, sizeof(v->refusal), "%s: its bytes are not those meant",
+			op_describe(&op, text, sizeof(text)));
+		return e;
+	}
 	return park(v, &op, &seen, e);
+}
+
+/* Whether the op that follows on its number was announced before. */
+static bool is_late(struct reader src)
+{
+	struct position seen;
+
+	position_decode(&src, &seen);
+	(void)reader_u8(&src); /* its type */
+	return reader_u32(&src) & OP_LATE;
+}
+
+static int take_frame(struct receiver *v, enum wire_kind kind, struct reader src, uint64_t seq)
+{
+	if (is_known(v, seq))
+		return 0;
+	if (kind == WIRE_OP)
+		return take_op(v, src, seq);
+	if (kind == WIRE_VOID)
+		return incoming_number(v, seq, REMOTE_VOID);
+	return incoming_is_missing(v, seq) ? 0 : incoming_number(v, seq, REMOTE_DEFER);
 }
 
 int incoming_frame(struct receiver *v, const struct wire_frame *f)
 {
 	struct reader src = reader_of(f->payload, f->len);
 	uint64_t seq = reader_u64(&src);
+	bool late = f->kind == WIRE_VOID || (f->kind == WIRE_OP && is_late(src));
+	const char *why;
+	int e;
 
+	if (f->kind == WIRE_SEEN)
+		return reader_error(&src);
 	if (reader_error(&src) < 0)
 		return -EBADMSG;
-	switch (f->kind) {
-	case WIRE_OP:
-		return is_known(v, seq) ? 0 : take_op(v, src, seq);
-	case WIRE_DEFER:
-		return is_known(v, seq) || incoming_is_missing(v, seq)
-			       ? 0
-			       : incoming_number(v, seq, REMOTE_DEFER);
-	case WIRE_VOID:
-		return is_known(v, seq) ? 0 : incoming_number(v, seq, REMOTE_VOID);
-	case WIRE_SEEN:
-		return 0;
-	default:
-		log_error("a frame of kind %d from %s has no place in a log", f->kind,
-			v->sender.name);
-		return -EBADMSG;
-	}
+	if (f->kind != WIRE_OP && f->kind != WIRE_DEFER && f->kind != WIRE_VOID)
+		return refuse(v, seq, "a frame of this kind has no place in a log");
+	why = wrong_number(v, seq, late);
+	if (why)
+		return refuse(v, seq, why);
+	e = take_frame(v, f->kind, src, seq);
+	if (e == 0 && !late)
+		v->last_seq = seq;
+	return e;
 }

@@ -160,8 +160,9 @@ static unsigned skip_removed(struct receiver *v, struct parked *p, const struct 
 	return n;
 }
 
-/* Another try of @p. False: others went with it, begin anew with the first one. */
-static bool retry(struct receiver *v, struct parked *p)
+/* Another try of @p. 0, -EAGAIN when others went with it and the queue is to be gone through anew,
+ * or -EBADMSG: it is damaged. */
+static int retry(struct receiver *v, struct parked *p)
 {
 	int e = incoming_carry_out(v, &p->op, &p->seen);
 	const struct parked *removal = e < 0 && e != -EBADMSG ? removal_of(v, p) : NULL;
@@ -169,27 +170,35 @@ static bool retry(struct receiver *v, struct parked *p)
 	if (e == 0) {
 		log_notice("%s from %s could be applied now", p->op.path, v->sender.name);
 		unpark(v, p);
-	} else if (e == -EBADMSG) {
-		v->damaged = true;
-	} else if (removal) {
-		return skip_removed(v, p, removal) == 0;
-	} else if (p->error != e) {
+		return 0;
+	}
+	if (e == -EBADMSG)
+		return e;
+	if (removal && skip_removed(v, p, removal) > 0)
+		return -EAGAIN;
+	if (!removal && p->error != e) {
 		p->error = e;
 		show_waiting(v);
 	}
-	return true;
+	return 0;
 }
 
-void parked_retry(struct receiver *v)
+int parked_retry(struct receiver *v)
 {
 	struct parked *p, *next;
 
-	if (!v->parked || clock_mono_ms() < v->retry_ms)
-		return;
+	if (!v->parked || v->damaged || clock_mono_ms() < v->retry_ms)
+		return 0;
 	for (p = v->parked; p; p = next) {
+		int e;
+
 		next = p->next;
-		if (!is_behind(v, p) && !retry(v, p))
+		e = is_behind(v, p) ? 0 : retry(v, p);
+		if (e == -EBADMSG)
+			return e;
+		if (e == -EAGAIN)
 			next = v->parked;
 	}
 	v->retry_ms = clock_mono_ms() + RETRY_MS;
+	return 0;
 }

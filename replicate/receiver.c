@@ -79,7 +79,7 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 		.stuck_errno = v->parked ? v->parked->error : 0,
 	};
 	(void)snprintf(a->id, sizeof(a->id), "%s", r->node.id);
-	(void)snprintf(a->problem, sizeof(a->problem), "%s", v->problem);
+	(void)snprintf(a->problem, sizeof(a->problem), "%s", v->damaged ? v->refusal : v->problem);
 	a->applied = v->shown;
 	a->head = v->shown_head;
 }
@@ -289,8 +289,21 @@ static ssize_t read_more(struct receiver *v)
 
 static void note_damage(struct receiver *v)
 {
-	log_warning("what %s sent is damaged (segment %llu): it is asked to send it again",
-		v->sender.name, (unsigned long long)v->segment);
+	struct replica *r = v->replica;
+	char *copy;
+
+	if (!v->refusal[0])
+		(void)snprintf(v->refusal, sizeof(v->refusal), "segment %llu is damaged",
+			(unsigned long long)v->segment);
+	log_line(v->against_the_rules ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING,
+		"what %s sent is refused, it is asked to send it again: %s", v->sender.name,
+		v->refusal);
+	copy = strdup(v->refusal);
+	(void)pthread_mutex_lock(&r->lock);
+	free(v->origin->refused);
+	v->origin->refused = copy;
+	v->origin->refusals++;
+	(void)pthread_mutex_unlock(&r->lock);
 	v->damaged = true;
 	v->ack_due = true;
 }
@@ -463,7 +476,9 @@ static void begin_session(struct receiver *v, const struct wire_hello *h)
 	v->in_pos = 0;
 	v->offset = 0;
 	v->session = h->session;
-	v->damaged = false;
+	v->damaged = v->against_the_rules = false;
+	v->refusal[0] = '\0';
+	v->last_seq = 0;
 	v->problem[0] = '\0';
 	v->accepted = accept_sender(v, h, &why) == 0;
 	if (!v->accepted) {
@@ -500,10 +515,8 @@ static bool look_at_hello(struct receiver *v)
 	}
 	if (h.session == v->session)
 		return false;
-	if (v->session && v->accepted) {
-		v->damaged = false;
+	if (v->session && v->accepted)
 		(void)read_log(v);
-	}
 	begin_session(v, &h);
 	return true;
 }
@@ -516,7 +529,8 @@ bool receiver_turn(struct receiver *v)
 
 	if (v->session && v->accepted) {
 		done = read_log(v);
-		parked_retry(v);
+		if (parked_retry(v) == -EBADMSG && !v->damaged)
+			note_damage(v);
 		answerer_turn(v->answerer);
 		show(v);
 	}

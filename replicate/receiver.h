@@ -35,7 +35,10 @@ struct receiver {
 	off_t offset;  /* in the segment, of what follows `in` */
 	struct buf in; /* read and not yet parsed */
 	size_t in_pos;
-	bool damaged; /* the session has to begin anew */
+	bool damaged;           /* the session has to begin anew */
+	char refusal[512];      /* what was wrong then; "": a frame is damaged */
+	bool against_the_rules; /* no damage explains it */
+	uint64_t last_seq;      /* of the session's frames that come in order; 0: none yet */
 	struct position
 		shown;       /* what may be acknowledged: no kernel cache here hides it any more */
 	uint64_t shown_head; /* all that is newer than this number here was made after it */
@@ -62,8 +65,9 @@ void receiver_alive(void *receiver);
 
 /* ---- incoming.c ---- */
 
-/* Carries out one frame of the log. 0; -EBADMSG: damaged, or not what this protocol sends: the
- * session must begin anew; -EAGAIN: cannot go on now, give the frame again later. */
+/* Carries out one frame of the log. 0; -EBADMSG: damaged, or not what this protocol sends (refusal
+ * says what): the session must begin anew; -EAGAIN: cannot go on now, give the frame again later.
+ */
 int incoming_frame(struct receiver *v, const struct wire_frame *f);
 
 /* Carries out what a frame says. 0, -EBADMSG (damaged), -EAGAIN (later), or why it cannot be now.
@@ -97,8 +101,8 @@ int incoming_remove(struct receiver *v, const char *path, uint64_t time);
 int park(struct receiver *v, struct op *op, const struct position *seen, int error);
 /* Whether @op must queue behind one that is parked. */
 bool parked_related(const struct receiver *v, const struct op *op);
-/* Tries what is parked again, once a second. */
-void parked_retry(struct receiver *v);
+/* Tries what is parked again, once a second. 0 or -EBADMSG: something is damaged. */
+int parked_retry(struct receiver *v);
 /* Forgets it all (it stays among the missing: the sender has it). */
 void parked_forget(struct receiver *v);
 

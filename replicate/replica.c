@@ -1061,6 +1061,7 @@ static void free_tables(struct replica *r)
 
 		r->origins = o->next;
 		free(o->waiting);
+		free(o->refused);
 		free(o);
 	}
 	while (r->asks)

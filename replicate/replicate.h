@@ -230,7 +230,11 @@ struct peer_status {
 	uint64_t applied_ops; /* of its operations, since the start */
 	char *waiting; /* op that cannot be applied here and is tried again, with errno's text; NULL
 			*/
-	char *resync;  /* what the reconciler does or waits for, a sentence; NULL: nothing */
+	/* what arrived damaged or against the rules since the start, and the last of it; NULL: none
+	 */
+	uint64_t refusals;
+	char *refused;
+	char *resync; /* what the reconciler does or waits for, a sentence; NULL: nothing */
 };
 
 struct replica_status {

@@ -196,6 +196,8 @@ static void drop_for(struct sender *s, int error)
 	if (s->refused)
 		(void)say(&text, 0, "it cannot be written to: %s (%s)", strerror(-error),
 			remote_remedy(error));
+	else if (error == -ERESTART && s->last_ack.restart && s->last_ack.problem[0])
+		(void)say(&text, 0, "it refuses what arrived: %s", s->last_ack.problem);
 	else
 		(void)say(&text, 0, "connection lost: %s", reason(error));
 	drop_session(s, PEER_CONNECTING, text ?: "out of memory");
@@ -609,6 +611,7 @@ static int take_ack(struct sender *s, const struct wire_ack *a)
 	if (a->session != s->session)
 		return -EBUSY; /* somebody else took over the spool */
 	if (a->restart || a->epoch != last->epoch) {
+		s->last_ack = *a;
 		return -ERESTART;
 	}
 	if (a->beat != last->beat || a->applied.high != last->applied.high ||

@@ -107,6 +107,8 @@ static void fill_peer_locked(struct replica *r, const struct peer *p, struct pee
 		s->inbound = o->seen;
 		s->applied_ops = o->applied_ops;
 		s->waiting = copy(o->waiting);
+		s->refusals = o->refusals;
+		s->refused = copy(o->refused);
 	}
 }
 
@@ -143,6 +145,7 @@ void replica_status_clear(struct replica_status *s)
 		free(s->peers[i].node_id);
 		free(s->peers[i].error);
 		free(s->peers[i].waiting);
+		free(s->peers[i].refused);
 		free(s->peers[i].resync);
 	}
 	free(s->peers);
