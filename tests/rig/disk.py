@@ -13,7 +13,7 @@ class Disk:
     """An ext4 in a file. .path is its root; the backing directory of @server is a directory in it, so
     what takes up its room need not stand in the tree."""
 
-    def __init__(self, server, megabytes=8, inodes=300):
+    def __init__(self, server, megabytes=32, inodes=300):
         self.server = server
         self.image, self.path = server.top / "image", server.top / "disk"
         self.path.mkdir()
