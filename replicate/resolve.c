@@ -98,6 +98,15 @@ static struct vault_entry entry_of_theirs(struct meeting *m)
 	return e;
 }
 
+/* The version at @path there loses, which is not known here: the peer keeps it. */
+static int keep_there(struct meeting *m, const char *path)
+{
+	struct op ask = {
+		.type = OP_ASK, .flags = OP_KEEP, .path = (char *)path, .about = m->op->seq};
+
+	return replica_say(m->r, &ask);
+}
+
 /* The version that arrives loses. */
 static int keep_theirs(struct meeting *m)
 {
@@ -106,14 +115,8 @@ static int keep_theirs(struct meeting *m)
 	struct op *op = m->op;
 	int err;
 
-	if (op->type == OP_CONTENT && !(op->flags & OP_WHOLE)) {
-		struct op ask = {.type = OP_ASK,
-			.flags = OP_KEEP,
-			.path = (char *)m->theirs,
-			.about = op->seq};
-
-		return replica_say(m->r, &ask);
-	}
+	if (op->type == OP_CONTENT && !(op->flags & OP_WHOLE))
+		return keep_there(m, m->theirs);
 	if (op->type == OP_CONTENT) {
 		err = vault_keep_content(m->r->vault, &target, op, &e);
 	} else {
@@ -158,8 +161,12 @@ static bool theirs_wins(struct meeting *m, enum conflict_kind kind, int64_t ours
 
 /* ---- parts ---- */
 
+/* Of what answers a question and meets newer changes of ours again nothing more is asked: both
+ * nodes would go on asking for ever. */
 static int ask_for(struct meeting *m, const char *path, bool deep)
 {
+	if (m->restated)
+		return keep_there(m, path);
 	return replica_ask(m->r, path, deep, NULL);
 }
 
