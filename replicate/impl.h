@@ -105,6 +105,7 @@ struct ask {
 	uint64_t seq; /* of the OP_ASK; 0: just being journaled */
 	char *path;
 	bool deep;
+	bool compare; /* of a review */
 };
 
 /* An open file that lost its name to the peer's version; its bytes are a link in the vault. */
@@ -160,7 +161,9 @@ struct replica {
 	struct pairings pairings;
 	struct dirty *dirty;
 	struct unseen *unseen;
-	struct ask *asks; /* ascending */
+	struct ask *asks;    /* ascending */
+	struct ask *reviews; /* names to be compared again, see review.c */
+	unsigned n_reviews;
 	struct orphan *orphans;
 	/* Once all of the peer's ops up to unseen_head were applied, it has seen ours up to
 	 * unseen_upto in all that it still sends. */
@@ -209,6 +212,8 @@ int replica_say(struct replica *r, struct op *op);
  * @again (an answer of which nothing could be made), one that the peer had not seen by then. 0 or
  * -errno. */
 int replica_ask(struct replica *r, const char *path, bool deep, const struct position *again);
+/* Asks for it unless it is there as here: @digest is that of review_digest(). */
+int replica_compare(struct replica *r, const char *path, bool deep, uint64_t digest);
 /* Whether @path is above, at or below a name of which we await the answer. */
 bool replica_is_asked(struct replica *r, const char *path);
 /* What is called @from is called @to from now on: questions follow, and with @theirs (a peer's
@@ -277,6 +282,19 @@ int restate_attributes(struct replica *r, const char *path);
 /* Whether the peer has all of our changes up to @seq, or but for what it cannot apply. */
 bool peer_has_or_cannot(const struct peer *p, uint64_t seq);
 
+/* ---- review.c ---- */
+/* Enters a name that took part in a conflict; beyond a bound it is left out. */
+void review_add_locked(struct replica *r, const char *path, bool deep);
+void review_clear_locked(struct replica *r);
+/* As for replica_moved(): the old name stays entered as well. */
+void review_follow_locked(struct replica *r, const char *from, const char *to);
+/* A restatement by the node that decides was carried out. */
+void review_told(struct replica *r, const struct op *op);
+/* Whether names are being compared: what is replaced now goes into the vault. */
+bool review_is_open(struct replica *r);
+/* Of what stands at @path (with @deep: below it too) and the directories above. 0 or -errno. */
+int review_digest(struct replica *r, const char *path, bool deep, uint64_t *ret);
+
 /* ---- keep.c ---- */
 /* A version that loses. */
 struct keep {
@@ -309,7 +327,7 @@ void plain_note_end(struct replica *r, uint64_t seq);
 
 /* ---- recover.c ---- */
 /* A local OP_ASK was read from the journal: enters the question. 0 or -ENOMEM. */
-int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep);
+int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep, bool compare);
 void replica_checkpoint(void *ctx, struct buf *dst);
 int replica_recover(struct replica *r);
 

@@ -248,7 +248,8 @@ static int remove_dir(struct receiver *v, const char *path, uint64_t time)
 	return e < 0 ? e : incoming_step(v, &op);
 }
 
-/* What a local process is writing goes on as an entry of the vault. */
+/* What a local process is writing goes on as an entry of the vault; so does what differs after all
+ * conflicts were settled. */
 static int keep_open_file(struct receiver *v, const char *path)
 {
 	struct replica *r = v->replica;
@@ -258,7 +259,7 @@ static int keep_open_file(struct receiver *v, const char *path)
 	if (fid_of_path(r->root, path, &fid) < 0)
 		return 0;
 	k.seq = replica_dirty_mark(r, path, &fid);
-	return k.seq ? keep_version(r, &k) : 0;
+	return k.seq || review_is_open(r) ? keep_version(r, &k) : 0;
 }
 
 int incoming_remove(struct receiver *v, const char *path, uint64_t time)
@@ -273,7 +274,7 @@ int incoming_remove(struct receiver *v, const char *path, uint64_t time)
 		return e;
 	if (S_ISDIR(st.st_mode))
 		return remove_dir(v, path, time);
-	e = S_ISREG(st.st_mode) ? keep_open_file(v, path) : 0;
+	e = S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? keep_open_file(v, path) : 0;
 	return e < 0 ? e : incoming_step(v, &op);
 }
 
@@ -766,6 +767,24 @@ static int spare_writer(struct attempt *a, const struct unseen_relation *rel, bo
 	return *ret_spare ? 0 : keep_version(v->replica, &k);
 }
 
+/* The content of a file that is found to differ when names are compared again. */
+static int keep_differing(struct attempt *a)
+{
+	struct replica *r = a->v->replica;
+	struct keep k = {.path = a->op->path,
+		.winner = a->v->sender.name,
+		.other = a->op->seq,
+		.leaves = true};
+	struct stat st;
+
+	if (a->op->type != OP_CONTENT || !a->op->content || !review_is_open(r) ||
+		confine_stat(r->root, k.path, &st) < 0 || !S_ISREG(st.st_mode) ||
+		((uint64_t)st.st_size == a->op->content->size &&
+			clock_ns_of(&st.st_mtim) == a->op->mtime))
+		return 0;
+	return keep_version(r, &k);
+}
+
 static int apply_forced(struct attempt *a)
 {
 	struct replica *r = a->v->replica;
@@ -781,6 +800,8 @@ static int apply_forced(struct attempt *a)
 		e = spare_writer(a, &rel, &spare);
 	if (e == 0 && !spare)
 		e = make_way(a);
+	if (e == 0 && !spare)
+		e = keep_differing(a);
 	if (e == 0 && !spare)
 		e = hold_time(a);
 	if (e == 0)
@@ -806,6 +827,8 @@ static int apply_op(struct receiver *v, struct op *op, const struct position *se
 		e = settle_conflict(&a, false);
 	else if (is_drift(e))
 		e = settle_conflict(&a, true);
+	if (e == 0 && a.flags & OP_FORCE && !decides(v))
+		review_told(v->replica, op);
 	if (e == 0) {
 		log_applied(v, op, started);
 	} else {

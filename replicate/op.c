@@ -66,7 +66,7 @@ static const struct op_spec specs[] = {
 		.root = true},
 	[OP_ASK] = {.name = "ask",
 		.fields = OP_FIELD_ABOUT,
-		.flags = WIRE_FLAGS | OP_DEEP | OP_KEEP,
+		.flags = WIRE_FLAGS | OP_DEEP | OP_KEEP | OP_COMPARE,
 		.sent = true,
 		.root = true},
 	[OP_ANSWER] = {.name = "answer",

@@ -56,6 +56,8 @@ enum op_flags {
 	OP_NEW = 1 << 10,     /* content: the first one of a file that was made */
 	OP_UNSURE =
 		1 << 11, /* made while questions were open: its sender had seen more than it says */
+	OP_COMPARE = 1 << 12, /* ask: only if the digest of what stands there (see review.c) is not
+			       * `about` */
 };
 
 /* Bits of op.mask. */
@@ -132,7 +134,8 @@ struct op {
 	char *xname;          /* owned */
 	uint8_t *value;       /* owned */
 	size_t value_len;
-	uint64_t about; /* OP_ANSWER, OP_ASK with OP_KEEP: a sequence number of the receiver */
+	uint64_t about; /* OP_ANSWER, OP_ASK with OP_KEEP: a sequence number of the receiver; with
+			 * OP_COMPARE: a digest */
 	struct range *ranges; /* owned; ascending, disjoint; OP_CONTENT without OP_WHOLE */
 	size_t n_ranges;
 	struct content *content; /* owned; only on the wire */

@@ -531,6 +531,7 @@ bool receiver_turn(struct receiver *v)
 		done = read_log(v);
 		if (parked_retry(v) == -EBADMSG && !v->damaged)
 			note_damage(v);
+		review_turn(v);
 		answerer_turn(v->answerer);
 		show(v);
 	}

@@ -118,6 +118,9 @@ int resolve(struct receiver *v, struct op *op, const struct position *seen, bool
 
 /* ---- restate.c ---- */
 
+/* Asks again for the names that took part in conflicts, once all is quiet (review.c). */
+void review_turn(struct receiver *v);
+
 /* Carries out an OP_ASK of the peer. */
 int restate_answer(struct receiver *v, const struct op *op, const struct position *seen);
 

@@ -200,7 +200,7 @@ static int take_checkpoint(struct replica *r, struct reader src)
 		_cleanup_free_ char *path = reader_string(&src, TANDEMFS_PATH_MAX);
 		bool deep = reader_u8(&src);
 
-		if (path && replica_asked(r, seq, path, deep) < 0)
+		if (path && replica_asked(r, seq, path, deep, false) < 0)
 			return -ENOMEM;
 	}
 	return reader_error(&src);
@@ -220,7 +220,9 @@ static int take_ask(struct replica *r, const struct journal_record *rec, const s
 		e = local_split(rec->data, rec->len, o->id, &head, &ignored);
 		o->frozen = head.seen;
 	}
-	return e < 0 ? e : replica_asked(r, rec->seq, op->path, op->flags & OP_DEEP);
+	return e < 0 ? e
+		     : replica_asked(
+			       r, rec->seq, op->path, op->flags & OP_DEEP, op->flags & OP_COMPARE);
 }
 
 /* ---- records ---- */

@@ -284,14 +284,15 @@ bool replica_dirty_new(struct replica *r, uint64_t seq)
 
 /* ---- questions ---- */
 
-static void ask_free(struct replica *r, struct ask *a)
+static void ask_free_locked(struct replica *r, struct ask *a)
 {
 	DL_DELETE(r->asks, a);
 	free(a->path);
 	free(a);
 }
 
-static struct ask *ask_add_locked(struct replica *r, uint64_t seq, const char *path, bool deep)
+static struct ask *ask_add_locked(
+	struct replica *r, uint64_t seq, const char *path, bool deep, bool compare)
 {
 	struct ask *a = calloc(1, sizeof(*a));
 
@@ -301,18 +302,21 @@ static struct ask *ask_add_locked(struct replica *r, uint64_t seq, const char *p
 	}
 	a->seq = seq;
 	a->deep = deep;
+	a->compare = compare;
 	DL_APPEND(r->asks, a);
 	return a;
 }
 
-int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep)
+int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep, bool compare)
 {
-	return ask_add_locked(r, seq, path, deep) ? 0 : -ENOMEM;
+	return ask_add_locked(r, seq, path, deep, compare) ? 0 : -ENOMEM;
 }
 
 static struct ask *begin_ask(
-	struct replica *r, const char *path, bool deep, const struct position *again, bool *open)
+	struct replica *r, const struct op *op, const struct position *again, bool *open)
 {
+	const char *path = op->path;
+	bool deep = op->flags & OP_DEEP;
 	struct ask *a;
 
 	*open = false;
@@ -324,28 +328,44 @@ static struct ask *begin_ask(
 	if (!r->asks)
 		for (struct origin *o = r->origins; o; o = o->next)
 			o->frozen = o->applied;
-	a = *open ? NULL : ask_add_locked(r, 0, path, deep);
+	a = *open ? NULL : ask_add_locked(r, 0, path, deep, op->flags & OP_COMPARE);
 	(void)pthread_mutex_unlock(&r->lock);
 	return a;
+}
+
+static int ask(struct replica *r, struct op *op, const struct position *again)
+{
+	bool open;
+	struct ask *a = begin_ask(r, op, again, &open);
+	int e;
+
+	if (!a)
+		return open ? 0 : -ENOMEM;
+	e = replica_say(r, op);
+	(void)pthread_mutex_lock(&r->lock);
+	if (e == 0)
+		a->seq = op->seq;
+	else
+		ask_free_locked(r, a);
+	(void)pthread_mutex_unlock(&r->lock);
+	return e;
 }
 
 int replica_ask(struct replica *r, const char *path, bool deep, const struct position *again)
 {
 	struct op op = {.type = OP_ASK, .path = (char *)path, .flags = deep ? OP_DEEP : 0};
-	bool open;
-	struct ask *a = begin_ask(r, path, deep, again, &open);
-	int e;
 
-	if (!a)
-		return open ? 0 : -ENOMEM;
-	e = replica_say(r, &op);
-	(void)pthread_mutex_lock(&r->lock);
-	if (e == 0)
-		a->seq = op.seq;
-	else
-		ask_free(r, a);
-	(void)pthread_mutex_unlock(&r->lock);
-	return e;
+	return ask(r, &op, again);
+}
+
+int replica_compare(struct replica *r, const char *path, bool deep, uint64_t digest)
+{
+	struct op op = {.type = OP_ASK,
+		.flags = OP_COMPARE | (deep ? OP_DEEP : 0),
+		.path = (char *)path,
+		.about = digest};
+
+	return ask(r, &op, NULL);
 }
 
 bool replica_is_asked(struct replica *r, const char *path)
@@ -380,7 +400,7 @@ static void asks_follow_locked(struct replica *r, const char *from, const char *
 
 		if (confine_below(a->path, from) && (path = confine_moved(a->path, from, to)) &&
 			!has_ask_locked(r, a->seq, path) &&
-			!ask_add_locked(r, a->seq, path, a->deep))
+			!ask_add_locked(r, a->seq, path, a->deep, a->compare))
 			log_warning("no memory to follow a rename");
 		if (a == last)
 			break;
@@ -418,8 +438,11 @@ void replica_moved(struct replica *r, const char *from, const char *to, bool exc
 		log_warning("no memory to follow a rename: conflicts may be seen where none are");
 	marks_follow_locked(r, from, to, exchange);
 	asks_follow_locked(r, from, to);
-	if (exchange)
+	review_follow_locked(r, from, to);
+	if (exchange) {
 		asks_follow_locked(r, to, from);
+		review_follow_locked(r, to, from);
+	}
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
@@ -429,8 +452,11 @@ void replica_answered(struct replica *r, uint64_t seq)
 
 	(void)pthread_mutex_lock(&r->lock);
 	DL_FOREACH_SAFE (r->asks, a, next)
-		if (a->seq && a->seq <= seq)
-			ask_free(r, a);
+		if (a->seq && a->seq <= seq) {
+			if (!a->compare)
+				review_add_locked(r, a->path, a->deep);
+			ask_free_locked(r, a);
+		}
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
@@ -1065,7 +1091,7 @@ static void free_tables(struct replica *r)
 		free(o);
 	}
 	while (r->asks)
-		ask_free(r, r->asks);
+		ask_free_locked(r, r->asks);
 	while (r->orphans) {
 		struct orphan *o = r->orphans;
 
@@ -1073,6 +1099,7 @@ static void free_tables(struct replica *r)
 		free(o);
 	}
 	unseen_free(r->unseen);
+	review_clear_locked(r);
 	touched_free(r->touched);
 	growing_free_all(r);
 	pairings_clear(&r->pairings);
