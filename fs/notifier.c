@@ -116,7 +116,9 @@ static void *notifier_thread(void *ctx)
 		t->sending = true;
 		(void)pthread_mutex_unlock(&n->lock);
 		r = notice_send(n->m, t);
-		if (r < 0 && r != -ENOENT && r != -ENODEV && r != -ENOTCONN && r != -EBADF)
+		/* ENOSYS: the kernel's greeting is still to come, it caches nothing yet */
+		if (r < 0 && r != -ENOENT && r != -ENODEV && r != -ENOTCONN && r != -EBADF &&
+			r != -ENOSYS)
 			log_warning("invalidation of inode %ju %s: %s",
 				(uintmax_t)t->inode->key.ino, t->name, strerror(-r));
 		(void)pthread_mutex_lock(&n->lock);
