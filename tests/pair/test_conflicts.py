@@ -382,7 +382,6 @@ def test_link_and_write(rift):
     assert rift.kept == []
 
 
-@pytest.mark.xfail(reason="the names may stay one file on one of the servers only", strict=False)
 def test_writes_to_two_names_of_one_file(rift):
     make(rift.a, {"f": "before"})
     os.link(rift.a / "f", rift.a / "g")
