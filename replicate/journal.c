@@ -16,7 +16,7 @@
  *
  *     segment   8 bytes  magic "TDMFSJNL"
  *               u32      version, 1
- *               u32      0
+ *               u32      flags: 1, numbers were left out before its first record
  *               u64      number of the first record, as in the name
  *               u64      XXH3 of the 24 bytes before
  *               records, one after another; the first is a JOURNAL_CHECKPOINT
@@ -32,7 +32,7 @@
  *
  * VALIDITY. A record is valid when its length, number and checksum fit and all records before it in
  * the segment are valid. A segment is whole when its valid records reach the number before the next
- * segment's first.
+ * segment's first, or that one says that numbers were left out.
  *
  * WRITING. A record is one pwrite(2) behind the last. The segment's space is allocated when it is
  * made and zeroed some way ahead of the records: a later fdatasync(2) then has no extent or size to
@@ -55,7 +55,6 @@
  * Readers (journal_reader.c) have their own descriptors and take the mutex once per batch.
  */
 
-#define SEGMENT_SIZE_DEFAULT (16u << 20)
 #define SEGMENT_SIZE_MIN 4096u
 #define RESERVE_MAX (256u << 10)
 #define ZERO_STEP (256u << 10)
@@ -210,7 +209,7 @@ static int segment_start(struct journal *j, uint64_t first, struct buf *dst)
 
 	if (!header)
 		return -ENOMEM;
-	segment_header_encode(first, header);
+	segment_header_encode(first, j->leap, header);
 	if (j->config.checkpoint)
 		j->config.checkpoint(j->config.ctx, &checkpoint);
 	if (buf_error(&checkpoint) < 0)
@@ -297,6 +296,7 @@ int journal_rotate(struct journal *j, size_t need)
 	j->zeroed = newest(j)->end = start.len;
 	j->sealed = false;
 	j->dir_dirty = true;
+	j->leap = false;
 	j->head = first;
 	return 0;
 }
@@ -611,8 +611,8 @@ int journal_open(const char *dir, const struct journal_config *config, struct jo
 	if (!j)
 		return -ENOMEM;
 	j->config = *config;
-	if (!j->config.segment_size)
-		j->config.segment_size = SEGMENT_SIZE_DEFAULT;
+	if (!j->config.segment_size || j->config.segment_size > JOURNAL_SEGMENT_SIZE)
+		j->config.segment_size = JOURNAL_SEGMENT_SIZE;
 	if (j->config.segment_size < SEGMENT_SIZE_MIN)
 		j->config.segment_size = SEGMENT_SIZE_MIN;
 	j->fd = -1;

@@ -10,10 +10,10 @@
  * appended, so that after a crash only the last record and those are in doubt; whoever opened the
  * journal looks at the tree to decide them. A change that failed gets a JOURNAL_ABORT record.
  *
- * Record numbers are contiguous (but for journal_skip()) and never reused; a local operation's
- * sequence number is the number of its record; each segment takes one number for its checkpoint.
- * What write(2) took survives the death of the process; journal_sync() makes it survive the
- * machine's.
+ * Record numbers are contiguous (but for journal_skip() and journal_leap()) and never reused; a
+ * local operation's sequence number is the number of its record; each segment takes one number for
+ * its checkpoint. What write(2) took survives the death of the process; journal_sync() makes it
+ * survive the machine's.
  *
  * Deciding what is in doubt may itself be cut short. Until the first record that is neither an
  * abort nor a checkpoint was appended, records name what is in doubt as open; so the owner
@@ -52,7 +52,7 @@ struct journal_record {
 #define JOURNAL_RECORD_MAX (1u << 20)
 
 struct journal_config {
-	uint64_t segment_size; /* bytes; 0: 16 MiB */
+	uint64_t segment_size; /* bytes; 0: 16 MiB, which is the most */
 	/* Fills in the checkpoint with which a new segment starts (the first is made by the first
 	 * append after open, not by open): all that is needed so that older
 	 * segments can be dropped. Called under the journal's lock: it may take the
@@ -111,6 +111,11 @@ int journal_trim(struct journal *j, uint64_t seq);
 /* The next record has the number @seq, if that is above what it would be. Older records are
  * deleted: what they told is in the checkpoint. Readers below get -ESTALE. 0 or -errno. */
 int journal_skip(struct journal *j, uint64_t seq);
+
+/* Between open and the first append, when power has failed: the next number is above all that may
+ * have been given out and not have reached the disk. What is kept stays. Another power failure may
+ * take that back until a record was appended and synced. */
+void journal_leap(struct journal *j);
 
 /* A descriptor (eventfd, non-blocking, owned by the caller, closed by journal_unwatch) that
  * becomes readable when records are settled. It is signalled once, and again only after some

@@ -116,6 +116,20 @@ static int read_segment(struct journal *j, struct segment_cursor *c)
 	}
 }
 
+/* Whether the next segment says that numbers were left out before it. */
+static bool leaps_to(struct journal *j, uint64_t next)
+{
+	struct segment_cursor c = {.fd = -1};
+	bool leaps = segment_cursor_open(&c, j->dir, next) == 0 && c.leap;
+
+	segment_cursor_close(&c);
+	if (!leaps || next <= j->head)
+		return false;
+	j->segments[j->n_segments - 1].last = j->head;
+	j->head = next - 1;
+	return true;
+}
+
 /* An earlier segment must lead up to the first record of the next one, @next. */
 static int check_whole(struct journal *j, int result, uint64_t next, const char *dir)
 {
@@ -123,7 +137,9 @@ static int check_whole(struct journal *j, int result, uint64_t next, const char 
 
 	if (result < 0 && result != -EBADMSG)
 		return result;
-	if (j->head + 1 == next || (result == 0 && journal_skip_gap(j, next) == 0))
+	if (j->head + 1 == next)
+		return 0;
+	if (result == 0 && (leaps_to(j, next) || journal_skip_gap(j, next) == 0))
 		return 0;
 	segment_name(j->segments[j->n_segments - 1].first, name);
 	log_error("journal: %s/%s is damaged: its records end at %" PRIu64
@@ -148,6 +164,7 @@ static int cut_last(struct journal *j, bool torn, const char *dir)
 			return -errno;
 		free(s->marks);
 		j->n_segments--;
+		j->leap = j->n_segments && s[-1].last;
 		return 0;
 	}
 	fd = openat(j->dir, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -178,7 +195,7 @@ int journal_load(struct journal *j, const char *dir)
 	}
 	segment_cursor_close(&c);
 	free(found.firsts);
-	j->settled = j->head;
+	j->settled = j->leap ? j->segments[j->n_segments - 1].last : j->head;
 	j->dir_dirty = true;
 	return r;
 }

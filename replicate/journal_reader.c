@@ -86,6 +86,8 @@ static int begin_batch_locked(struct journal_reader *r)
 	s = segment_of(j, r->next);
 	if (!s)
 		return -ESTALE;
+	if (s->last && r->next > s->last) /* left out: what is settled is behind that */
+		r->next = (++s)->first;
 	if (r->segment != s->first) {
 		r->segment = 0;
 		/* Under the lock, so that it is not trimmed away; trim may be at it already. */
@@ -95,8 +97,10 @@ static int begin_batch_locked(struct journal_reader *r)
 		r->segment = s->first;
 	}
 	place_cursor(r, s);
-	r->limit = s == &j->segments[j->n_segments - 1] || s[1].first > j->settled ? j->settled
-										   : s[1].first - 1;
+	r->limit = s->last ? s->last
+		   : s == &j->segments[j->n_segments - 1] || s[1].first > j->settled
+			   ? j->settled
+			   : s[1].first - 1;
 	r->cursor.ahead = r->limit - r->cursor.at < FEW ? AHEAD_FEW : AHEAD_MANY;
 	e = copy_voids(r);
 	if (e < 0)
@@ -194,7 +198,7 @@ int journal_recover(
 {
 	struct journal_reader *reader;
 	struct journal_record record;
-	uint64_t head = journal_head(j);
+	uint64_t head = journal_settled(j); /* nothing is open */
 	int r = journal_reader_open(j, journal_tail(j), &reader);
 
 	if (r < 0)

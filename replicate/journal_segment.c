@@ -18,6 +18,7 @@
 
 #define SEGMENT_MAGIC "TDMFSJNL"
 #define SEGMENT_VERSION 1
+#define SEGMENT_LEAP 1u
 #define CURSOR_AHEAD (128u << 10)
 
 void segment_name(uint64_t first, char dst[SEGMENT_NAME_SIZE])
@@ -36,13 +37,13 @@ bool segment_name_parse(const char *name, uint64_t *ret_first)
 
 /* ---- encoding ---- */
 
-void segment_header_encode(uint64_t first, uint8_t dst[SEGMENT_HEADER_SIZE])
+void segment_header_encode(uint64_t first, bool leap, uint8_t dst[SEGMENT_HEADER_SIZE])
 {
 	_cleanup_buf_ struct buf b = {.cap = 0};
 
 	buf_put(&b, SEGMENT_MAGIC, 8);
 	buf_put_u32(&b, SEGMENT_VERSION);
-	buf_put_u32(&b, 0);
+	buf_put_u32(&b, leap ? SEGMENT_LEAP : 0);
 	buf_put_u64(&b, first);
 	buf_put_u64(&b, b.failed ? 0 : XXH3_64bits(b.data, b.len));
 	/* Without memory: zeros, which are no valid header. */
@@ -106,6 +107,7 @@ int segment_cursor_open(struct segment_cursor *c, int dir, uint64_t first)
 		return -EBADMSG;
 	cleanup_close(&c->fd);
 	c->fd = steal_fd(&fd);
+	c->leap = load_u32(header + 12) & SEGMENT_LEAP;
 	c->ahead = CURSOR_AHEAD;
 	segment_cursor_place(c, first, SEGMENT_HEADER_SIZE);
 	return 0;

@@ -19,7 +19,8 @@ void segment_name(uint64_t first, char dst[SEGMENT_NAME_SIZE]);
 /* Whether @name is a segment's; its first record's number to *ret_first. */
 bool segment_name_parse(const char *name, uint64_t *ret_first);
 
-void segment_header_encode(uint64_t first, uint8_t dst[SEGMENT_HEADER_SIZE]);
+/* @leap: numbers were left out before @first. */
+void segment_header_encode(uint64_t first, bool leap, uint8_t dst[SEGMENT_HEADER_SIZE]);
 /* Appends a record, header, open numbers and both pieces, to @dst. Of @head kind and seq count. */
 void record_encode(const struct journal_record *head, const uint64_t *open, size_t n_open,
 	const void *data, size_t len, const void *data2, size_t len2, struct buf *dst);
@@ -29,6 +30,7 @@ struct segment_cursor {
 	int fd;          /* owned; -1: none */
 	uint64_t offset; /* of the next record in the file */
 	uint64_t at;     /* its number */
+	bool leap;       /* numbers were left out before the segment */
 	size_t ahead;    /* bytes that one pread(2) asks for */
 	uint8_t *buf;    /* owned */
 	size_t cap, len, pos;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "journal_state.h"
 
+#include "journal_segment.h"
+
 #include <errno.h>
 #include <unistd.h>
 
@@ -8,8 +10,13 @@
  * DESIGN: numbers are skipped between two segments of which the first holds nothing but its
  * checkpoint. That one says nothing that the second one's checkpoint does not say, so it is
  * dropped: right away, or at the next start when a crash came between. A gap anywhere else is
- * damage.
+ * damage, unless the segment behind it says in its header that it is meant: after a power failure
+ * the numbers of what was lost are left out, and what is left stays. All segments but the last were
+ * on the disk, so no more can be lost than one of them holds.
  */
+
+#define LEAP (1u << 20)
+_Static_assert(LEAP > JOURNAL_SEGMENT_SIZE / RECORD_HEADER_SIZE, "a segment holds more records");
 
 static int drop_segment(struct journal *j)
 {
@@ -66,6 +73,14 @@ static int skip_locked(struct journal *j, uint64_t seq)
 	r = drop_all_but_newest(j);
 	journal_update_settled(j);
 	return r;
+}
+
+void journal_leap(struct journal *j)
+{
+	if (j->n_segments)
+		j->segments[j->n_segments - 1].last = j->head;
+	j->head += LEAP;
+	j->leap = true;
 }
 
 int journal_skip(struct journal *j, uint64_t seq)

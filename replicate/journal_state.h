@@ -9,6 +9,8 @@
 
 #include <pthread.h>
 
+#define JOURNAL_SEGMENT_SIZE (16u << 20) /* at most, but for a record that needs more */
+
 /* Numbers in ascending order. */
 struct seq_set {
 	uint64_t *seqs; /* owned */
@@ -28,8 +30,9 @@ struct segment_mark {
 };
 
 struct segment {
-	uint64_t first;             /* its first record; its name */
-	uint64_t end;               /* offset behind its last record */
+	uint64_t first; /* its first record; its name */
+	uint64_t last;  /* its last record, when the next segment does not go on there */
+	uint64_t end;   /* offset behind its last record */
 	struct segment_mark *marks; /* owned; ascending; not the first record */
 	size_t n_marks, cap_marks;
 };
@@ -56,6 +59,7 @@ struct journal {
 	bool sealed;          /* an append went wrong in it: the next record starts a new one */
 	uint64_t head;        /* newest record; 0: none */
 	uint64_t settled;     /* all up to here are settled */
+	bool leap;            /* the next segment starts above what was the head */
 	struct seq_set doubt; /* records in doubt since the start */
 	struct seq_set open;
 	struct seq_set aborted; /* of the records that are kept */
