@@ -70,6 +70,7 @@ struct peer {
 	struct position applied; /* of our operations; high also covers those that are not sent */
 	uint64_t durable;        /* newest OP_FSYNC that it has carried out */
 	uint64_t stuck_seq;
+	bool lost_power;   /* it says so of itself */
 	char problem[512]; /* what it says of that operation */
 	/* An op whose content its server refuses, and why, with what to do; 0 and NULL: none. */
 	uint64_t refused_seq;
@@ -97,6 +98,7 @@ struct dirty {
 	uint64_t seq;
 	struct op op; /* the OP_CREATE or OP_DIRTY; its path follows renames */
 	bool orphan;  /* the file has lost its name to the peer's version */
+	bool synced;  /* an fsync since says that there is something of it on the disk */
 };
 
 /* A question to the peer that it has not answered. */
@@ -151,6 +153,7 @@ struct replica {
 	unsigned stall_ms;
 	bool threaded; /* set by replica_start; false under simulation */
 
+	bool lost_power; /* the last run ended by a power failure; set before there are threads */
 	pthread_mutex_t survey_lock; /* one at a time asks peers about their trees */
 	pthread_mutex_t resync_lock; /* one reconciler at a time */
 
@@ -197,6 +200,8 @@ uint64_t replica_content_size(struct replica *r, const struct op *op);
 /* The number of the mark that says that a local writer changed the file at @path, inode @fid (may
  * be NULL), and has not closed it; 0: none. */
 uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fid *fid);
+/* The file that the OP_FSYNC @op names is on the disk as it is: its marks say so. */
+void replica_dirty_synced(struct replica *r, const struct op *op);
 /* Whether there is any such mark. */
 bool replica_any_dirty(struct replica *r);
 /* Whether there is such a mark of a file below @dir. */
@@ -346,11 +351,15 @@ int resync_need(struct peer *p, unsigned reason);
 /* The peer has our changes up to @high, which we do not know of: our numbers go on above that. 0 or
  * -errno. */
 int resync_restored(struct peer *p, uint64_t high);
+/* Whether power failed here, and the tree was not reconciled with the node @id since. */
+bool resync_lost_power(struct replica *r, const char *id);
 /* Whether the peer cannot count as in sync before that. */
 bool resync_is_due(struct peer *p);
 /* For status: what is done or waited for; NULL: nothing. The caller frees. */
 char *resync_text_locked(const struct peer *p);
-/* At the start, once the peers are made, and at an orderly end. @seeded: the backing directory is
+/* Before the journal is opened: whether power failed in the last run. 0 or -errno. */
+int resync_look_back(struct replica *r);
+/* At the start, once the journal is open, and at an orderly end. @seeded: the backing directory is
  * another than before. */
 int resync_open(struct replica *r, bool seeded);
 void resync_close(struct replica *r);

@@ -82,6 +82,7 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 	(void)snprintf(a->problem, sizeof(a->problem), "%s", v->damaged ? v->refusal : v->problem);
 	a->applied = v->shown;
 	a->head = v->shown_head;
+	a->lost_power = v->lost_power;
 }
 
 /* What was applied can be acknowledged once the kernel shows nothing older. A sign of life in the
@@ -521,12 +522,24 @@ static bool look_at_hello(struct receiver *v)
 	return true;
 }
 
+/* The sender decides by it, too, which version of a file wins. */
+static void look_for_power(struct receiver *v)
+{
+	bool lost = resync_lost_power(v->replica, v->origin->id);
+
+	if (lost != v->lost_power)
+		v->ack_due = true;
+	v->lost_power = lost;
+}
+
 bool receiver_turn(struct receiver *v)
 {
 	struct replica *r = v->replica;
-	bool begun = look_at_hello(v);
 	unsigned done = 0;
+	bool begun;
 
+	look_for_power(v);
+	begun = look_at_hello(v);
 	if (v->session && v->accepted) {
 		done = read_log(v);
 		if (parked_retry(v) == -EBADMSG && !v->damaged)

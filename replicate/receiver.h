@@ -30,6 +30,7 @@ struct receiver {
 	int ack;                       /* the ack file */
 	int log;                       /* the segment that is read; -1: none */
 	bool accepted;
+	bool lost_power; /* what the ack says of that */
 	uint64_t session, segment, epoch, beat;
 	uint64_t durable;
 	off_t offset;  /* in the segment, of what follows `in` */

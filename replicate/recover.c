@@ -4,10 +4,10 @@
  * What a node knows after a start, from its journal alone.
  *
  * A checkpoint, the first record of each segment, holds what older segments had told:
- *     u8 version (2)
+ *     u8 version (3)
  *     u16 origins, each: 16 bytes id, position, position frozen (equal while no question is open)
  *     u16 peers, each: string url, u64 acknowledged
- *     u32 dirty marks, each: u64 seq, blob op (OP_ENCODE_LOCAL)
+ *     u32 dirty marks, each: u64 seq, blob op (OP_ENCODE_LOCAL), u8 synced
  *     u32 open questions, each: u64 seq, string path, u8 deep
  *
  * Recovery goes over the journal twice: first for the numbers that were aborted, then for the rest,
@@ -18,7 +18,8 @@
  * If not it is aborted now; a peer's operation then counts as not applied and is sent again.
  * Attributes are simply set once more.
  *   - Files that were open for writing (dirty marks without a later OP_CONTENT) get a whole
- * OP_CONTENT.
+ * OP_CONTENT. After a power failure only when an fsync followed the mark: of others there may be
+ * less than a peer has had.
  *   - Contents not acknowledged by a peer are entered into its table of pending contents.
  */
 
@@ -35,7 +36,7 @@
 #include <string.h>
 #include <utlist.h>
 
-#define CHECKPOINT_VERSION 2
+#define CHECKPOINT_VERSION 3
 
 /* A record whose change may not have been made. */
 struct doubt {
@@ -65,6 +66,7 @@ static void put_dirty(struct buf *b, const struct dirty *d)
 	op_encode(&d->op, OP_ENCODE_LOCAL, &op);
 	buf_put_u64(b, d->seq);
 	buf_put_blob(b, op.data, op.len);
+	buf_put_u8(b, d->synced);
 	b->failed |= op.failed;
 }
 
@@ -121,7 +123,7 @@ void replica_checkpoint(void *ctx, struct buf *b)
 	(void)pthread_mutex_unlock(&r->lock);
 }
 
-static int add_dirty(struct replica *r, uint64_t seq, struct op *op)
+static int add_dirty(struct replica *r, uint64_t seq, struct op *op, bool synced)
 {
 	struct dirty *d = calloc(1, sizeof(*d));
 
@@ -129,6 +131,7 @@ static int add_dirty(struct replica *r, uint64_t seq, struct op *op)
 		return -ENOMEM;
 	d->seq = seq;
 	d->op = *op;
+	d->synced = synced;
 	*op = (struct op){0};
 	HASH_ADD(hh, r->dirty, seq, sizeof(d->seq), d);
 	return 0;
@@ -140,13 +143,14 @@ static int take_dirty(struct replica *r, struct reader *src)
 	size_t len;
 	const uint8_t *data = reader_blob(src, &len);
 	_cleanup_op_ struct op op = {0};
+	bool synced = reader_u8(src);
 	struct reader one = reader_of(data, len);
 	const char *why;
 	int e = reader_error(src);
 
 	if (e == 0)
 		e = op_decode(&one, OP_ENCODE_LOCAL, &op, &why);
-	return e < 0 ? e : add_dirty(r, seq, &op);
+	return e < 0 ? e : add_dirty(r, seq, &op, synced);
 }
 
 /* Segments are deleted only when every peer has what is in them; the checkpoint may be older than
@@ -336,8 +340,10 @@ static int take_local(struct recovery *v, const struct journal_record *rec)
 		return doubt_add(v, &d);
 	}
 	settle_dirty(r, &op);
+	if (op.type == OP_FSYNC)
+		replica_dirty_synced(r, &op);
 	if (op.type == OP_CREATE || op.type == OP_DIRTY)
-		return add_dirty(r, rec->seq, &op);
+		return add_dirty(r, rec->seq, &op, false);
 	return 0;
 }
 
@@ -515,7 +521,7 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 		return d->op.type == OP_MKDIR ? apply_again(r, &d->op) : 0;
 	settle_dirty(r, &d->op);
 	replica_touch_parents(r, &d->op, (uint64_t[2]){d->op.time, d->op.time});
-	return d->op.type == OP_CREATE ? add_dirty(r, d->seq, &d->op) : 0;
+	return d->op.type == OP_CREATE ? add_dirty(r, d->seq, &d->op, false) : 0;
 }
 
 /* Whether the crash came before that version took it. */
@@ -525,6 +531,14 @@ static bool has_name_still(struct replica *r, const struct dirty *d, const char 
 
 	return fstatat(vault_dir(r->vault), entry, &kept, AT_SYMLINK_NOFOLLOW) == 0 &&
 	       confine_stat(r->root, d->op.path, &st) == 0 && st.st_ino == kept.st_ino;
+}
+
+static bool has_pairing(const struct replica *r)
+{
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (r->peers[i].known)
+			return true;
+	return false;
 }
 
 static int emit_content(struct replica *r, const struct dirty *d)
@@ -540,6 +554,8 @@ static int emit_content(struct replica *r, const struct dirty *d)
 		if (e < 0 || !has_name_still(r, d, name))
 			return e;
 	}
+	if (r->lost_power && !d->synced && has_pairing(r))
+		return 0; /* a peer may have more of it: left to the reconciler */
 	e = confine_stat(r->root, d->op.path, &st);
 	if (e == -ENOENT || e == -ENOTDIR || (e == 0 && !S_ISREG(st.st_mode)))
 		return 0; /* gone since; its end is in the journal too */

@@ -230,19 +230,32 @@ bool replica_whole_dirty(struct replica *r, const struct fid *fid)
 	return found;
 }
 
+static bool is_mark_of(const struct dirty *d, const char *path, const struct fid *fid)
+{
+	if (d->orphan)
+		return false;
+	return fid && d->op.fid.ino ? fid_equal(&d->op.fid, fid) : strcmp(d->op.path, path) == 0;
+}
+
+void replica_dirty_synced(struct replica *r, const struct op *op)
+{
+	struct dirty *d, *next;
+
+	(void)pthread_mutex_lock(&r->lock);
+	HASH_ITER (hh, r->dirty, d, next)
+		d->synced = d->synced || is_mark_of(d, op->path, &op->fid);
+	(void)pthread_mutex_unlock(&r->lock);
+}
+
 uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fid *fid)
 {
 	struct dirty *d, *next;
 	uint64_t seq = 0;
 
 	(void)pthread_mutex_lock(&r->lock);
-	HASH_ITER (hh, r->dirty, d, next) {
-		if (d->orphan)
-			continue;
-		if (fid && d->op.fid.ino ? fid_equal(&d->op.fid, fid)
-					 : strcmp(d->op.path, path) == 0)
+	HASH_ITER (hh, r->dirty, d, next)
+		if (is_mark_of(d, path, fid))
 			seq = d->seq;
-	}
 	(void)pthread_mutex_unlock(&r->lock);
 	return seq;
 }
@@ -633,6 +646,8 @@ static int mark_appended(struct replica *r, struct op *op)
 		growing_journaled(r, op);
 	if (op->type == OP_CREATE || op->type == OP_DIRTY)
 		return mark_dirty(r, op);
+	if (op->type == OP_FSYNC)
+		replica_dirty_synced(r, op);
 	note_pending(r, op);
 	if (op->type == OP_RENAME)
 		replica_moved(r, op->path, op->path2, op->flags & OP_EXCHANGE, false);
@@ -937,7 +952,11 @@ static int open_journal(struct replica *r, char **ret_error)
 		dir = NULL;
 		return -ENOMEM;
 	}
-	e = journal_open(dir, &config, &r->journal);
+	e = resync_look_back(r);
+	if (e == 0)
+		e = journal_open(dir, &config, &r->journal);
+	if (e == 0 && r->lost_power)
+		journal_leap(r->journal);
 	if (e == 0)
 		e = replica_recover(r);
 	if (e < 0)

@@ -156,6 +156,16 @@ static int put_right(struct resync *y, size_t *ret_done)
 	return e < 0 ? e : drain(y, y->n);
 }
 
+static void look_for_power(struct resync *y)
+{
+	const struct peer *p = y->survey.peer;
+
+	(void)pthread_mutex_lock(&p->replica->lock);
+	y->lost_power_here = p->resync_needed & RESYNC_POWER;
+	y->lost_power_there = p->lost_power;
+	(void)pthread_mutex_unlock(&p->replica->lock);
+}
+
 static int compare(struct resync *y, bool without_content)
 {
 	int e;
@@ -164,6 +174,7 @@ static int compare(struct resync *y, bool without_content)
 	touched_begin(y->survey.replica->touched);
 	y->skipped = 0;
 	e = drain(y, 0);
+	look_for_power(y);
 	return e < 0 ? e : resync_find(y, without_content);
 }
 

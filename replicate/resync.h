@@ -40,6 +40,7 @@ struct resync {
 	struct finding *list; /* owned; in the order of a manifest */
 	size_t n, cap;
 	struct removed *gone_here, *gone_there; /* in this round; owned */
+	bool lost_power_here, lost_power_there; /* see resync_plan.h; as a round began */
 	size_t skipped;                         /* changed meanwhile, in this round */
 	unsigned asked; /* questions since the last time that all were answered */
 };

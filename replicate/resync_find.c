@@ -104,8 +104,8 @@ static int visit(void *ctx, const struct manifest_entry *here, const struct mani
 	struct resync *y = ctx;
 	const struct replica *r = y->survey.replica;
 	const struct peer *p = y->survey.peer;
-	const struct resync_node us = {r->node.name, r->node.id};
-	const struct resync_node them = {p->node.name, p->node.id};
+	const struct resync_node us = {r->node.name, r->node.id, y->lost_power_here};
+	const struct resync_node them = {p->node.name, p->node.id, y->lost_power_there};
 	struct resync_plan plan = resync_decide(here, there, &us, &them);
 
 	return plan.act == RESYNC_NOTHING ? 0 : add_finding(y, here, there, plan);

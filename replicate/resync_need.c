@@ -136,6 +136,18 @@ void resync_is_done(struct peer *p)
 			strerror(-e));
 }
 
+bool resync_lost_power(struct replica *r, const char *id)
+{
+	bool lost = false;
+
+	(void)pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (strcmp(r->peers[i].node.id, id) == 0)
+			lost = r->peers[i].resync_needed & RESYNC_POWER;
+	(void)pthread_mutex_unlock(&r->lock);
+	return lost;
+}
+
 int resync_need(struct peer *p, unsigned reason)
 {
 	int e = set_needs(p, reason, 0);
@@ -230,22 +242,37 @@ static int read_boot_id(char dst[64])
 	return 0;
 }
 
-int resync_open(struct replica *r, bool seeded)
+int resync_look_back(struct replica *r)
 {
 	_cleanup_free_ char *last = NULL;
-	char now[64] = "";
+	char now[64];
 	size_t len;
+	int e = read_boot_id(now);
+
+	if (e == 0)
+		e = durable_read(r->state, RUNNING_FILE, sizeof(now), &last, &len);
+	r->lost_power = e == 0 && strcmp(last, now) != 0;
+	return e == -ENOENT ? 0 : e;
+}
+
+int resync_open(struct replica *r, bool seeded)
+{
+	uint64_t leapt = 0;
+	char now[64];
 	int e = read_needs(r);
 
 	if (e == 0)
 		e = read_boot_id(now);
-	if (e == 0)
-		e = durable_read(r->state, RUNNING_FILE, sizeof(now), &last, &len);
-	if (e == 0 && strcmp(last, now) != 0)
+	if (e == 0 && r->lost_power)
 		e = need_all(r, RESYNC_POWER);
-	if ((e == 0 || e == -ENOENT) && seeded)
+	if (e == 0 && seeded)
 		e = need_all(r, RESYNC_SEED);
-	if (e == 0 || e == -ENOENT)
+	/* The next start must not find less of the journal, nor give out the same numbers. */
+	if (e == 0 && r->lost_power)
+		e = journal_append(r->journal, JOURNAL_NOTE, false, NULL, 0, NULL, 0, &leapt);
+	if (e == 0 && r->lost_power)
+		e = journal_sync(r->journal, leapt);
+	if (e == 0)
 		e = durable_replace(r->state, RUNNING_FILE, now, strlen(now), 0600, 1);
 	return e;
 }

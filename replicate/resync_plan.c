@@ -17,6 +17,18 @@ static struct conflict_side side_of(const struct manifest_entry *e, const struct
 	return (struct conflict_side){kind_of(e), e->mtime, n->name, n->id};
 }
 
+/* No time says anything of a version that a power failure may have spoilt. */
+static void doubt(struct conflict_side *a, const struct manifest_entry *here,
+	struct conflict_side *b, const struct manifest_entry *there)
+{
+	if (a->kind != CONFLICT_FILE || b->kind != CONFLICT_FILE || a->when != b->when)
+		return;
+	if (here->size < there->size)
+		a->when = INT64_MIN;
+	else if (there->size < here->size)
+		b->when = INT64_MIN;
+}
+
 /* Attributes can be set here or there without the bytes, but xattrs travel with the whole. */
 static enum resync_act act_of(const struct manifest_entry *here, unsigned differs, bool ours)
 {
@@ -50,6 +62,12 @@ struct resync_plan resync_decide(const struct manifest_entry *here,
 		return (struct resync_plan){.act = RESYNC_NOTHING};
 	a = side_of(here, us);
 	b = side_of(there, them);
+	if (us->lost_power && them->lost_power)
+		doubt(&a, here, &b, there);
+	else if (us->lost_power)
+		a.when = INT64_MIN;
+	else if (them->lost_power)
+		b.when = INT64_MIN;
 	v = conflict_decide(&a, &b, !(differs & version));
 	ours = v.winner == CONFLICT_A;
 	return (struct resync_plan){.act = act_of(here, differs, ours),

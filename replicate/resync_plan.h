@@ -31,9 +31,12 @@ struct resync_plan {
 	bool keep_ours, keep_theirs; /* this version goes into the vault first */
 };
 
-/* A node: its name and id. */
+/* A node: its name and id. After a power failure a file may be there without bytes that were
+ * acknowledged, or be what it was before, while the peer has all that was: then its version loses
+ * whatever its time. When both failed, the longer one of two that are equally old wins. */
 struct resync_node {
 	const char *name, *id;
+	bool lost_power;
 };
 
 /* @here, @there: what stands there; NULL: nothing. */

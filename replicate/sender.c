@@ -554,6 +554,7 @@ static void publish_position(struct sender *s)
 	pending_acked(p->pending, &now);
 	p->durable = s->last_ack.durable;
 	p->stuck_seq = s->last_ack.stuck_seq;
+	p->lost_power = s->last_ack.lost_power;
 	memcpy(p->problem, s->last_ack.problem, sizeof(p->problem));
 	p->oldest_time = oldest_time_locked(s, &now);
 	drop_seen_locked(s);

@@ -131,6 +131,7 @@ void wire_put_ack(struct buf *b, const struct wire_ack *a)
 	buf_put_u32(b, (uint32_t)a->stuck_errno);
 	buf_put_string(b, a->problem);
 	buf_put_u8(b, a->refused);
+	buf_put_u8(b, a->lost_power);
 	wire_end(b, start);
 }
 
@@ -155,5 +156,6 @@ int wire_get_ack(const void *data, size_t len, struct wire_ack *ret)
 	ret->stuck_errno = (int32_t)reader_u32(&r);
 	get_text(&r, ret->problem, sizeof(ret->problem));
 	ret->refused = reader_u8(&r);
+	ret->lost_power = reader_u8(&r);
 	return reader_error(&r);
 }

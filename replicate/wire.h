@@ -94,8 +94,10 @@ struct wire_ack {
 	 * none */
 	uint64_t stuck_seq;
 	int32_t stuck_errno;
-	char problem[512]; /* a sentence: why the sender is refused, or what is stuck; "" */
-	uint8_t refused;   /* 1: @problem is the reason, nothing is accepted */
+	char problem[512];  /* a sentence: why the sender is refused, or what is stuck; "" */
+	uint8_t refused;    /* 1: @problem is the reason, nothing is accepted */
+	uint8_t lost_power; /* 1: its tree may lack what it had acknowledged, and is not reconciled
+			       yet */
 };
 void wire_put_ack(struct buf *b, const struct wire_ack *a);
 int wire_get_ack(const void *data, size_t len, struct wire_ack *ret);

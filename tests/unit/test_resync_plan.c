@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-static const struct resync_node a = {"a", "1"}, b = {"b", "0"};
+static const struct resync_node a = {"a", "1", false}, b = {"b", "0", false};
 
 static struct manifest_entry entry(uint32_t mode, int64_t mtime, const char *bytes)
 {
@@ -103,6 +103,28 @@ static enum resync_act mirror(enum resync_act act)
 	}
 }
 
+static void after_a_power_failure(void **state)
+{
+	const struct resync_node failed = {"b", "0", true}, failed_too = {"a", "1", true};
+	struct manifest_entry old = entry(S_IFREG | 0644, 1, "text"),
+			      new = entry(S_IFREG | 0644, 2, "none"),
+			      empty = entry(S_IFREG | 0644, 1, "\0\0\0");
+	struct resync_plan p = resync_decide(&old, &new, &a, &failed);
+
+	(void)state;
+	assert_int_equal(p.act, RESYNC_SEND);
+	assert_true(p.keep_theirs);
+	p = resync_decide(&new, &old, &failed, &a);
+	assert_int_equal(p.act, RESYNC_FETCH);
+	assert_true(p.keep_ours);
+	p = resync_decide(&old, &new, &failed_too, &failed);
+	assert_int_equal(p.act, RESYNC_FETCH);
+	p = resync_decide(&old, &empty, &failed_too, &failed);
+	assert_int_equal(p.act, RESYNC_SEND);
+	p = resync_decide(&empty, &old, &failed, &failed_too);
+	assert_int_equal(p.act, RESYNC_FETCH);
+}
+
 static void both_nodes_decide_alike(void **state)
 {
 	static const uint32_t modes[] = {
@@ -135,6 +157,7 @@ int main(void)
 		cmocka_unit_test(names_on_one_side),
 		cmocka_unit_test(versions),
 		cmocka_unit_test(attributes),
+		cmocka_unit_test(after_a_power_failure),
 		cmocka_unit_test(both_nodes_decide_alike),
 	};
 

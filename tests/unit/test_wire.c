@@ -24,6 +24,7 @@ static void make_ack(struct buf *b, struct wire_ack *a)
 		.durable = 40,
 		.head = 60,
 		.stuck_seq = 3,
+		.lost_power = 1,
 		.stuck_errno = -ENOSPC,
 		.problem = "disk full"};
 	memcpy(a->id, id, sizeof(id));
@@ -43,6 +44,7 @@ static void test_ack(void **state)
 	assert_string_equal(back.id, id);
 	assert_int_equal(back.applied.missing[1], 4);
 	assert_int_equal(back.stuck_errno, -ENOSPC);
+	assert_int_equal(back.lost_power, 1);
 	assert_string_equal(back.problem, "disk full");
 }
 
