@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small file system of its own below a server's backing directory, with room beside that to fill it."""
+"""File systems of a server's own: a small one below its backing directory, with room beside that to fill it,
+and one for all that it keeps, which can lose power."""
 
+import fcntl
 import os
 import pathlib
+import struct
 
-from .servers import run, umount, MNT_DETACH
+from .servers import run, umount, wait_for, MNT_DETACH
 
 BLOCK = 1024    # on ext4 a symlink's target must fit into one
 
@@ -68,3 +71,56 @@ class Disk:
     def empty(self):
         (self.path / "filler").unlink(missing_ok=True)
         run("rm", "-rf", self.path / "many")
+
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+NOLOGFLUSH = 2
+
+
+class Machine:
+    """An ext4 in a file that holds the backing directory and the state of @server. lose_power() leaves
+    on it what had reached it."""
+
+    def __init__(self, server, megabytes=256):
+        self.server = server
+        self.image, self.path = server.top / "image", server.top / "disk"
+        self.path.mkdir()
+        server.state.mkdir()
+        with open(self.image, "wb") as f:
+            f.truncate(megabytes << 20)
+        run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
+        self.mount()
+        for d in (server.backing, server.state):
+            d.chmod(0o755)
+
+    def parts(self):
+        return [(self.path / "www", self.server.backing), (self.path / "state", self.server.state)]
+
+    def mount(self):
+        run("mount", "-o", "loop", self.image, self.path)
+        for part, where in self.parts():
+            part.mkdir(exist_ok=True)
+            run("mount", "--bind", part, where)
+        self.root = os.open(self.path, os.O_RDONLY)
+
+    def lose_power(self):
+        """From now on nothing gets to the disk, not even its file system's journal."""
+        fcntl.ioctl(self.root, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+
+    def umount(self):
+        """Once all that had files open there has ended."""
+        if self.root is None:
+            return
+        os.close(self.root)
+        self.root = None
+        for where in [w for _, w in self.parts()] + [self.path]:
+            wait_for(f"{where} is not in use", lambda w=where: umount(w, 0) or not os.path.ismount(w))
+        wait_for("the loop device is free", lambda: not run("losetup", "-j", self.image).stdout)
+
+    def come_back(self):
+        """Mounted again, and as after another boot."""
+        self.umount()
+        self.mount()
+        running = self.server.state / "running"
+        if running.exists():
+            running.write_text("another boot")
