@@ -107,9 +107,12 @@ int keep_version(struct replica *r, struct keep *k)
 	e.seq = k->seq ?: dirty ?: version_at(r, k->path, &fid);
 	vault_name(e.name, k->maker ? k->maker_id : r->node.id, e.seq);
 	k->linked = is_linked(r, e.name, &fid);
-	if (!k->maker && !dirty && vault_has(r->vault, e.name))
-		return make_safe(
-			r, k->path, &fid); /* done before a crash; what is there is another */
+	/* there already: done before a crash, perhaps one that came before the peer was told; what
+	 * stands at the name is another */
+	if (!k->maker && !dirty && vault_has(r->vault, e.name)) {
+		err = keep_tell(r, e.name);
+		return err < 0 ? err : make_safe(r, k->path, &fid);
+	}
 	err = vault_keep(r->vault, r->root, k->path, k->leaves, &e);
 	if (err == 0)
 		err = keep_tell(r, e.name);
