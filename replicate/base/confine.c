@@ -62,6 +62,12 @@ int confine_open(int root, const char *path, int flags, mode_t mode)
 	return fd < 0 ? -errno : (int)fd;
 }
 
+/* To whoever looks for a name, what lies behind a link is not there. */
+static int not_there(int error)
+{
+	return error == -ELOOP ? -ENOTDIR : error;
+}
+
 int confine_parent(int root, const char *path, int *ret_fd, const char **ret_name)
 {
 	char parent[TANDEMFS_PATH_MAX + 1];
@@ -76,7 +82,7 @@ int confine_parent(int root, const char *path, int *ret_fd, const char **ret_nam
 	parent[len] = 0;
 	fd = confine_open(root, parent, O_PATH | O_DIRECTORY, 0);
 	if (fd < 0)
-		return fd;
+		return not_there(fd);
 	*ret_fd = fd;
 	*ret_name = len ? path + len + 1 : path;
 	return 0;
@@ -89,7 +95,7 @@ int confine_opendir(int root, const char *path, DIR **ret)
 	int e = d ? 0 : -errno;
 
 	if (fd < 0)
-		return fd;
+		return not_there(fd);
 	if (!d) {
 		(void)close(fd);
 		return e;
@@ -103,7 +109,7 @@ int confine_stat(int root, const char *path, struct stat *ret)
 	_cleanup_close_ int fd = confine_open(root, path, O_PATH, 0);
 
 	if (fd < 0)
-		return fd;
+		return not_there(fd);
 	return fstat(fd, ret) < 0 ? -errno : 0;
 }
 

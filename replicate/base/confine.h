@@ -6,7 +6,8 @@
  * Paths below one directory that cannot leave it. Every path is relative to the root
  * descriptor, "" is the root itself, and no component may be a symbolic link: the last one is
  * never followed, an earlier one is refused (openat2(2), RESOLVE_BENEATH |
- * RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS). Refusals are -ELOOP or -EXDEV.
+ * RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS). Refusals are -ELOOP or -EXDEV, and
+ * -ENOTDIR for a link in the way of confine_parent(), confine_opendir() and confine_stat().
  */
 
 #include <dirent.h>
@@ -30,8 +31,7 @@ int confine_check(const char *path, bool allow_root);
 int confine_open(int root, const char *path, int flags, mode_t mode);
 
 /* Opens the parent directory of @path (O_PATH) and points *ret_name at the last component,
- * inside @path. @path must not be "". 0 or -errno; a parent that is itself a symbolic link is
- * -ENOTDIR. */
+ * inside @path. @path must not be "". 0 or -errno. */
 int confine_parent(int root, const char *path, int *ret_fd, const char **ret_name);
 
 /* Opens the directory @path ("": @root itself, by a descriptor of its own) for readdir(3). The
