@@ -13,19 +13,20 @@ from rig.disk import Machine
 from rig.servers import MNT_DETACH, MNT_FORCE, run, umount
 
 ROUNDS = int(os.environ.get("TANDEMFS_ROUNDS", "25" if os.environ.get("TANDEMFS_FULL") == "1" else "1"))
+ALONE = 400
 SEED = os.environ.get("TANDEMFS_SEED", "power")
 
 
 class Writer(threading.Thread):
     """Changes names of its own on one server. .promised has what must be found there in the end: by name
     the contents that are right, None being no file. @closed: what close() and rename() have
-    acknowledged counts, else only what fsync() has."""
+    acknowledged counts, else only what fsync() has. @calm: it hardly ever syncs."""
 
-    def __init__(self, server, number, closed, seed):
+    def __init__(self, server, number, closed, calm, seed):
         super().__init__()
         self.root = server.path
         self.tag = f"{server.name}{number}-"
-        self.closed = closed
+        self.closed, self.calm = closed, calm
         self.r = random.Random(f"{seed}{self.tag}")
         self.promised = {}
         self.ending = False
@@ -43,7 +44,7 @@ class Writer(threading.Thread):
         self.promised.pop(x, None)
         with open(self.root / x, "wb") as f:
             f.write(data)
-            if self.r.random() < 0.5:
+            if self.r.random() < (0.005 if self.calm else 0.5):
                 f.flush()
                 os.fsync(f.fileno())
                 self.promised[x] = [data]
@@ -96,7 +97,9 @@ class Writer(threading.Thread):
         os.unlink(self.root / x)
 
     def run(self):
-        steps = [self.write] * 5 + [self.replace] * 2 + [self.patch, self.rename, self.unlink]
+        steps = [self.write] * 5 + [self.unlink]
+        if not self.calm:
+            steps += [self.replace] * 2 + [self.patch, self.rename]
         while not self.ending:
             try:
                 self.r.choice(steps)(self.name())
@@ -137,24 +140,45 @@ def crash(machines, victims, writers):
         machines[s.name].come_back()
 
 
+def change_alone(server, seed):
+    """More changes than can have been lost, before it learns what the other one has of it."""
+    made = {f"alone/{server.name}{i}": f"{seed} {i}".encode() for i in range(ALONE)}
+    for name, data in made.items():
+        (server.path / name).write_bytes(data)
+    return made
+
+
 def one_round(p, machines, victims, closed, seed):
     r = random.Random(seed)
-    writers = [Writer(s, k, closed, seed) for s in p.servers for k in range(2)]
+    calm = r.random() < 0.4
+    writers = [Writer(s, k, closed, calm, seed) for s in p.servers for k in range(2)]
     for w in writers:
         w.start()
     try:
         time.sleep(r.uniform(0.5, 2.5))
     finally:
         crash(machines, victims, writers)
+    alone = {}
+    others = [s for s in p.servers if s not in victims]
+    for s in others if not closed and r.random() < 0.5 else []:
+        s.stop_sshd()
     for s in victims:
         s.start_sshd()
         s.start()
+        if any(not o.sshd for o in others):
+            alone = change_alone(s, seed)
+    for s in others:
+        if not s.sshd:
+            s.start_sshd()
     p.connected(60)
     p.in_sync()
     assert_same(p.a.backing, p.b.backing)
     lost = [line for w in writers for s in p.servers for line in w.check(s.backing)]
     assert not lost, f"seed {seed}: {len(lost)} of {sum(len(w.promised) for w in writers)}\n" + \
         "\n".join(lost[:20])
+    for name, data in alone.items():
+        for s in p.servers:
+            assert (s.backing / name).read_bytes() == data, f"{name} at {s.name}, seed {seed}"
     assert sum(w.done for w in writers) > 20
 
 
@@ -173,6 +197,10 @@ def test_power_loss(pair, mode, who):
         p.start()
         (p.a.path / "d1").mkdir()
         (p.a.path / "d1/e").mkdir()
+        (p.a.path / "alone").mkdir()
+        p.in_sync()
+        for s in p.servers:
+            change_alone(s, "before")
         p.in_sync()
         victims = [s for s in p.servers if who in (s.name, "both")]
         for i in range(ROUNDS):
