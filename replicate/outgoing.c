@@ -344,6 +344,8 @@ static int read_again(struct sender *s, uint64_t seq, struct op *ret, struct loc
 		r = -ESTALE;
 	if (r == 0)
 		r = decode_local(s, &rec, ret, ret_head);
+	if (r == 0 && !op_is_sent(ret->type))
+		r = -ESTALE;
 	journal_reader_close(reader);
 	return r;
 }
