@@ -198,24 +198,20 @@ def one_round(p, machines, victims, closed, seed):
 def test_power_loss(pair, mode, who):
     p = pair("mode=" + mode + (",on_peer_down=fail" if mode == "sync" else ""), start=False)
     machines = {}
-    try:
-        for s in p.servers:
-            run("chattr", "+i", s.path, check=False)    # nothing is written below a dead mount
-            machines[s.name] = m = Machine(s)
-            p.at_end.append(m.umount)
-            s.expect_error("nput/output error|fsync fails|Transport endpoint")
-        p.start()
-        (p.a.path / "d1").mkdir()
-        (p.a.path / "d1/e").mkdir()
-        (p.a.path / "alone").mkdir()
-        p.in_sync()
-        for s in p.servers:
-            change_alone(s, "before")
-        p.in_sync()
-        victims = [s for s in p.servers if who in (s.name, "both")]
-        for i in range(ROUNDS):
-            one_round(p, machines, victims, mode == "sync" and who != "both", f"{SEED}-{mode}-{who}-{i}")
-    finally:
-        for s in p.servers:
-            umount(s.path, MNT_DETACH) if not s.alive() else None
-            run("chattr", "-i", s.path, check=False)
+    for s in p.servers:
+        run("chattr", "+i", s.path, check=False)    # nothing is written below a dead mount
+        p.at_end.append(lambda path=s.path: run("chattr", "-i", path, check=False))
+        machines[s.name] = m = Machine(s)
+        p.at_end.append(m.umount)
+        s.expect_error("nput/output error|fsync fails|Transport endpoint")
+    p.start()
+    (p.a.path / "d1").mkdir()
+    (p.a.path / "d1/e").mkdir()
+    (p.a.path / "alone").mkdir()
+    p.in_sync()
+    for s in p.servers:
+        change_alone(s, "before")
+    p.in_sync()
+    victims = [s for s in p.servers if who in (s.name, "both")]
+    for i in range(ROUNDS):
+        one_round(p, machines, victims, mode == "sync" and who != "both", f"{SEED}-{mode}-{who}-{i}")
