@@ -274,6 +274,8 @@ const char *peer_label(const struct peer *p);
 
 /* With the directories above it, and with @deep all below it. */
 int restate(struct replica *r, const char *path, bool deep);
+/* The file at @path, whose state is @st, as its other names show it. 0 or -errno. */
+int restate_others(struct replica *r, const char *path, const struct stat *st);
 /* Of this name the mtime alone. */
 int restate_time(struct replica *r, const char *path);
 /* Only this name, and of a file only this one of its names. */

@@ -284,8 +284,10 @@ static int content_meets_ours(struct meeting *m, const struct stat *st)
 	e = keep_version(m->r, &k);
 	if (e == 0 && !S_ISREG(st->st_mode))
 		e = incoming_remove(m->v, op->path, op->time);
-	if (st->st_nlink == 1 || k.linked || linked_here(m))
+	if (st->st_nlink == 1 || k.linked || linked_here(m)) {
 		op->flags |= OP_FORCE; /* not into the vault's link, nor into ours */
+		e = e < 0 ? e : restate_others(m->r, op->path, st); /* are they one file there? */
+	}
 	return e < 0 ? e : take_content(m);
 }
 

@@ -138,7 +138,7 @@ static int say_node(struct replica *r, const char *path, const struct stat *st)
 struct walk {
 	struct replica *r;
 	int (*visit)(struct walk *w, const char *path, const struct stat *st);
-	const char *path; /* for say_link */
+	const char *path; /* for say_link, say_other */
 	ino_t ino;
 };
 
@@ -201,6 +201,26 @@ static int say_file(struct replica *r, const char *path, const struct stat *st)
 	if (e == 0)
 		e = replica_say(r, &op);
 	return e == 0 && st->st_nlink > 1 ? walk_dir(&links, "") : e;
+}
+
+static int say_other(struct walk *w, const char *path, const struct stat *st)
+{
+	int e;
+
+	if (S_ISDIR(st->st_mode))
+		return walk_dir(w, path);
+	if (st->st_ino != w->ino || strcmp(path, w->path) == 0)
+		return 0;
+	e = say_file(w->r, path, st);
+	return e < 0 ? e : 1; /* the others are told as its links */
+}
+
+int restate_others(struct replica *r, const char *path, const struct stat *st)
+{
+	struct walk names = {.r = r, .visit = say_other, .path = path, .ino = st->st_ino};
+	int e = st->st_nlink > 1 ? walk_dir(&names, "") : 0;
+
+	return e < 0 ? e : 0;
 }
 
 /* ---- names ---- */
