@@ -53,6 +53,7 @@ struct sim {
 	jmp_buf crash;
 	unsigned crashes, cuts, ops;
 	struct sim_versions live;
+	struct sim_versions parted[NODES]; /* lost one of several names there */
 	/* a third node, of which the first one keeps a copy */
 	bool plain;
 	char plain_dir[256];

@@ -135,15 +135,31 @@ static void versions_end(const struct sim_versions *before, const struct sim_ver
 				sim.live.has[i][k] = false;
 }
 
+/* One of two names was removed. If the other node removed the other one, both did so knowingly. */
+static void versions_parted(struct sim_node *n, const struct sim_versions *before)
+{
+	for (unsigned i = 0; i < NODES; i++)
+		for (unsigned k = 0; k < SIM_VERSIONS; k++) {
+			bool *parted = &sim.parted[n->index].has[i][k];
+
+			*parted = *parted || before->has[i][k];
+			if (*parted && sim.parted[1 - n->index].has[i][k])
+				sim.live.has[i][k] = false;
+		}
+}
+
 /* The file at @path is about to lose this name. */
 static void versions_gone(struct sim_node *n, const char *path, const struct stat *st)
 {
 	static struct sim_versions before, none;
 
-	if (!S_ISREG(st->st_mode) || st->st_nlink != 1)
+	if (!S_ISREG(st->st_mode))
 		return;
 	versions_at(n, path, &before);
-	versions_end(&before, &none);
+	if (st->st_nlink == 1)
+		versions_end(&before, &none);
+	else
+		versions_parted(n, &before);
 }
 
 /* ---- what is open ---- */
@@ -261,6 +277,15 @@ static void close_below(struct sim_node *n, const char *dir)
 			close_file(n, &n->open[i]);
 		else
 			i++;
+}
+
+/* What was written by a name that goes is in the file by its others. */
+static void close_linked(struct sim_node *n, const char *path, const struct stat *st)
+{
+	struct sim_open_file *f = find_open(n, path);
+
+	if (f && st->st_nlink > 1)
+		close_file(n, f);
 }
 
 static void note_open(struct sim_node *n, const char *path, uint64_t seq, bool whole)
@@ -430,6 +455,7 @@ static void remove_name(struct sim_node *n, const char *path, bool dir)
 		free(c.op.path);
 		return;
 	}
+	close_linked(n, path, &st);
 	e = begin(&c);
 	if (e == 0)
 		e = confine_parent(n->root, path, &parent, &name);
@@ -467,6 +493,8 @@ static void rename_name(struct sim_node *n, const char *from, const char *to)
 		op_clear(&c.op);
 		return;
 	}
+	if (replaced)
+		close_linked(n, to, &b);
 	c.op.flags = (S_ISDIR(a.st_mode) ? OP_IS_DIR : 0) | (replaced ? OP_REPLACED : 0);
 	e = begin(&c);
 	if (e == 0)
