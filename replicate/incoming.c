@@ -376,7 +376,8 @@ static uint64_t open_file(struct attempt *a, const struct unseen_relation *rel)
 	return fid_of_path(r->root, path, &fid) == 0 ? replica_dirty_mark(r, path, &fid) : 0;
 }
 
-/* Whether we changed the file by another of its names, which the sender had not seen. */
+/* Whether we changed the file by another of its names, which may be gone since, and the sender had
+ * not seen it. */
 static bool is_changed_elsewhere(struct attempt *a, const struct unseen_relation *rel)
 {
 	struct replica *r = a->v->replica;
@@ -384,8 +385,9 @@ static bool is_changed_elsewhere(struct attempt *a, const struct unseen_relation
 	struct fid fid;
 	bool changed;
 
-	if (a->op->type == OP_RENAME || a->op->type == OP_LINK || a->op->type == OP_UNLINK ||
-		confine_stat(r->root, rel->path, &st) < 0 || st.st_nlink < 2 ||
+	if (a->op->type == OP_RENAME || a->op->type == OP_LINK ||
+		confine_stat(r->root, rel->path, &st) < 0 || S_ISDIR(st.st_mode) ||
+		(a->op->type == OP_UNLINK && st.st_nlink > 1) ||
 		fid_of_path(r->root, rel->path, &fid) < 0)
 		return false;
 	(void)pthread_mutex_lock(&r->lock);

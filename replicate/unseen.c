@@ -19,7 +19,8 @@
  *   - another name for an inode (link), and a change of it or its rename.
  * All else that touches one name, or removes or replaces a directory above the other's, clashes.
  *
- * A directory of any size that was renamed is one entry.
+ * A directory of any size that was renamed is one entry. How many entries an inode has is counted,
+ * so that one without any is not looked for.
  */
 
 #include "unseen.h"
@@ -47,16 +48,24 @@ struct name {
 	char path[];
 };
 
+struct inode {
+	UT_hash_handle hh;
+	uint64_t ino;
+	size_t n_entries;
+};
+
 struct entry {
 	struct unseen_op op;
 	struct entry *prev, *next;
 	struct name *names[2];
+	struct inode *inode; /* NULL: not known */
 };
 
 struct unseen {
 	struct entry *entries; /* ascending */
 	struct row renames;
 	struct name *names;
+	struct inode *inodes;
 	size_t n;
 };
 
@@ -240,6 +249,34 @@ static int index_entry(struct unseen *u, struct entry *e)
 	return 0;
 }
 
+static int inode_get(struct unseen *u, struct entry *e)
+{
+	uint64_t ino = e->op.fid.ino;
+	struct inode *i;
+
+	if (!ino)
+		return 0;
+	HASH_FIND(hh, u->inodes, &ino, sizeof(ino), i);
+	if (!i) {
+		i = calloc(1, sizeof(*i));
+		if (!i)
+			return -ENOMEM;
+		i->ino = ino;
+		HASH_ADD(hh, u->inodes, ino, sizeof(i->ino), i);
+	}
+	i->n_entries++;
+	e->inode = i;
+	return 0;
+}
+
+static void inode_put(struct unseen *u, struct inode *i)
+{
+	if (!i || --i->n_entries)
+		return;
+	HASH_DEL(u->inodes, i);
+	free(i);
+}
+
 /* ---- entries ---- */
 
 static void entry_free(struct entry *e)
@@ -301,12 +338,14 @@ int unseen_add(struct unseen *u, const struct op *op)
 	e = entry_new(op);
 	if (!e)
 		return -ENOMEM;
-	if (index_entry(u, e) < 0) {
+	if (inode_get(u, e) < 0 || index_entry(u, e) < 0) {
+		inode_put(u, e->inode);
 		entry_free(e);
 		return -ENOMEM;
 	}
 	if (op->type == OP_RENAME && row_add(&u->renames, e) < 0) {
 		unindex(u, e);
+		inode_put(u, e->inode);
 		entry_free(e);
 		return -ENOMEM;
 	}
@@ -319,6 +358,7 @@ static void remove_entry(struct unseen *u, struct entry *e)
 	unindex(u, e);
 	if (e->op.type == OP_RENAME)
 		row_remove(&u->renames, e);
+	inode_put(u, e->inode);
 	DL_DELETE(u->entries, e);
 	u->n--;
 	entry_free(e);
@@ -760,8 +800,12 @@ bool unseen_link(const struct unseen *u, const char *path, const struct position
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
 	const struct position *seen)
 {
+	const struct inode *i;
 	const struct entry *e;
 
+	HASH_FIND(hh, u->inodes, &fid->ino, sizeof(fid->ino), i);
+	if (!i)
+		return false;
 	DL_FOREACH (u->entries, e)
 		if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
 			fid_equal(&e->op.fid, fid) && strcmp(e->op.path, path) != 0)
