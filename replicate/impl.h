@@ -297,7 +297,7 @@ void review_clear_locked(struct replica *r);
 void review_follow_locked(struct replica *r, const char *from, const char *to);
 /* A restatement by the node that decides was carried out. */
 void review_told(struct replica *r, const struct op *op);
-/* Whether names are being compared: what is replaced now goes into the vault. */
+/* Whether names are being compared. */
 bool review_is_open(struct replica *r);
 /* Of what stands at @path (with @deep: below it too) and the directories above. 0 or -errno. */
 int review_digest(struct replica *r, const char *path, bool deep, uint64_t *ret);

@@ -250,16 +250,15 @@ static int remove_dir(struct receiver *v, const char *path, uint64_t time)
 
 /* What a local process is writing goes on as an entry of the vault; so does what differs after all
  * conflicts were settled. */
-static int keep_open_file(struct receiver *v, const char *path)
+static int keep_open_file(struct receiver *v, const char *path, const struct stat *st)
 {
 	struct replica *r = v->replica;
 	struct keep k = {.path = path, .winner = v->sender.name, .leaves = true};
 	struct fid fid;
 
-	if (fid_of_path(r->root, path, &fid) < 0)
-		return 0;
-	k.seq = replica_dirty_mark(r, path, &fid);
-	return k.seq || review_is_open(r) ? keep_version(r, &k) : 0;
+	if (S_ISREG(st->st_mode) && fid_of_path(r->root, path, &fid) == 0)
+		k.seq = replica_dirty_mark(r, path, &fid);
+	return k.seq ? keep_version(r, &k) : review_keep(v, path, st, 0);
 }
 
 int incoming_remove(struct receiver *v, const char *path, uint64_t time)
@@ -274,7 +273,7 @@ int incoming_remove(struct receiver *v, const char *path, uint64_t time)
 		return e;
 	if (S_ISDIR(st.st_mode))
 		return remove_dir(v, path, time);
-	e = S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? keep_open_file(v, path) : 0;
+	e = S_ISREG(st.st_mode) || S_ISLNK(st.st_mode) ? keep_open_file(v, path, &st) : 0;
 	return e < 0 ? e : incoming_step(v, &op);
 }
 
@@ -772,19 +771,15 @@ static int spare_writer(struct attempt *a, const struct unseen_relation *rel, bo
 /* The content of a file that is found to differ when names are compared again. */
 static int keep_differing(struct attempt *a)
 {
-	struct replica *r = a->v->replica;
-	struct keep k = {.path = a->op->path,
-		.winner = a->v->sender.name,
-		.other = a->op->seq,
-		.leaves = true};
+	const struct op *op = a->op;
 	struct stat st;
 
-	if (a->op->type != OP_CONTENT || !a->op->content || !review_is_open(r) ||
-		confine_stat(r->root, k.path, &st) < 0 || !S_ISREG(st.st_mode) ||
-		((uint64_t)st.st_size == a->op->content->size &&
-			clock_ns_of(&st.st_mtim) == a->op->mtime))
+	if (op->type != OP_CONTENT || !op->content ||
+		confine_stat(a->v->replica->root, op->path, &st) < 0 || !S_ISREG(st.st_mode) ||
+		((uint64_t)st.st_size == op->content->size &&
+			clock_ns_of(&st.st_mtim) == op->mtime))
 		return 0;
-	return keep_version(r, &k);
+	return review_keep(a->v, op->path, &st, op->seq);
 }
 
 static int apply_forced(struct attempt *a)

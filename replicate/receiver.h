@@ -121,6 +121,10 @@ int resolve(struct receiver *v, struct op *op, const struct position *seen, bool
 
 /* Asks again for the names that took part in conflicts, once all is quiet (review.c). */
 void review_turn(struct receiver *v);
+/* Of what is about to be replaced or removed: while names are being compared it goes into the
+ * vault, unless it is there. @other: the number of the op that takes its place, 0: of none. 0 or
+ * -errno. */
+int review_keep(struct receiver *v, const char *path, const struct stat *st, uint64_t other);
 
 /* Carries out an OP_ASK of the peer. */
 int restate_answer(struct receiver *v, const struct op *op, const struct position *seen);

@@ -193,6 +193,34 @@ int review_digest(struct replica *r, const char *path, bool deep, uint64_t *ret)
 	return e;
 }
 
+/* ---- what differs ---- */
+
+static bool is_kept(struct replica *r, const char *path, const struct stat *st)
+{
+	struct vault_entry *list;
+	bool found = false;
+	size_t n;
+
+	if (vault_list(r->vault, &list, &n) < 0)
+		return false;
+	for (size_t i = 0; i < n && !found; i++)
+		found = strcmp(list[i].path, path) == 0 && list[i].mode == st->st_mode &&
+			list[i].mtime == clock_ns_of(&st->st_mtim) &&
+			(!S_ISREG(st->st_mode) || list[i].size == (uint64_t)st->st_size);
+	vault_list_free(list, n);
+	return found;
+}
+
+int review_keep(struct receiver *v, const char *path, const struct stat *st, uint64_t other)
+{
+	struct replica *r = v->replica;
+	struct keep k = {.path = path, .winner = v->sender.name, .other = other, .leaves = true};
+
+	if (!review_is_open(r) || is_kept(r, path, st))
+		return 0;
+	return keep_version(r, &k);
+}
+
 /* ---- when all is quiet ---- */
 
 static bool is_quiet_locked(const struct replica *r)

@@ -15,6 +15,7 @@ from rig.servers import FAULTS, ROOT, wait_for
 
 CYCLES = int(os.environ.get("TANDEMFS_CYCLES", "10"))
 SOAK_SECONDS = int(os.environ.get("SOAK_SECONDS", "0"))     # in all; 0: CYCLES decides
+SETTLE_SECONDS = 120    # writers of the same names leave thousands of conflicts
 STORMS = [("async", False), ("sync", False), ("sync", True), ("async", True)]
 
 
@@ -130,8 +131,8 @@ def storm(p, seed, shared):
     for s in p.servers:
         s.kill()
         s.start()
-    p.connected()
-    p.in_sync()
+    p.connected(SETTLE_SECONDS)
+    p.in_sync(SETTLE_SECONDS)
     return writers
 
 
