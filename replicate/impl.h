@@ -182,6 +182,9 @@ struct origin *origin_find_locked(struct replica *r, const char *id);
 
 /* Whether a writer truncated @fid or made it and has not closed it since. */
 bool replica_whole_dirty(struct replica *r, const struct fid *fid);
+/* Whether what was read of @fd since fstat(2) said @before may be partly of one version and partly
+ * of the next: somebody has truncated the file since, and perhaps closed it. */
+bool replica_torn(struct peer *p, const struct fid *fid, const struct stat *before, int fd);
 
 /* From now on replica_now() gives no time before @time, an applied op's: the directories' mtimes on
  * both sides come to the latest op that changed them, whatever the order in which they arrive. */

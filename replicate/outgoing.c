@@ -10,7 +10,8 @@
  *
  * Contents are read when they are sent. A file that is being written anew at that moment (O_TRUNC
  * after the close that this record stands for) is passed over: the writer's own close brings it,
- * and a half-written file must not be seen at the peer.
+ * and a half-written file must not be seen at the peer; nor one of which a part was read before
+ * that and a part after (replica_torn()).
  */
 
 #include "sender.h"
@@ -240,6 +241,8 @@ int outgoing_content(struct sender *s, struct op *op, const struct local_head *h
 		return start_upload(s, op, head, &st, &fd);
 	if (e == 0)
 		e = content_load(fd, op, r->config.verify);
+	if (e == 0 && replica_torn(s->peer, &op->fid, &st, fd))
+		return waiting_for_writer(s, op, head, true, 0);
 	if (e < 0) {
 		log_error("%s: cannot read %s to send it: %s", peer_label(s->peer), op->path,
 			strerror(-e));
@@ -497,7 +500,7 @@ static int finish_upload(struct sender *s, struct bulk_job *job)
 	waiting_not_refused(s, job->op.seq);
 	s->barrier = false;
 	changed = !content_unchanged(&job->before, job->fd) && job->head.tries++ < TRIES_MAX;
-	if (changed || replica_whole_dirty(s->replica, &job->op.fid)) {
+	if (changed || replica_torn(s->peer, &job->op.fid, &job->before, job->fd)) {
 		int r = discard_upload(s, job);
 
 		return r < 0 ? r : waiting_for_writer(s, &job->op, &job->head, true, 0);

@@ -203,6 +203,13 @@ bool pending_take(struct pending *p, struct op *op)
 	return true;
 }
 
+bool pending_rewritten(struct pending *p, const struct fid *fid)
+{
+	const struct entry *e = find(p, fid);
+
+	return e && e->waiting && e->whole;
+}
+
 void pending_acked(struct pending *p, const struct position *applied)
 {
 	struct taken *t, *next;

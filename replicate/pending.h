@@ -28,6 +28,9 @@ int pending_add(struct pending *p, const struct op *op, uint64_t size);
  * and ranges become the union of all that is known of the inode, which then counts as taken. */
 bool pending_take(struct pending *p, struct op *op);
 
+/* Whether the inode @fid was written anew, and that op was neither taken nor covered. */
+bool pending_rewritten(struct pending *p, const struct fid *fid);
+
 /* What was taken and has been applied counts no longer. */
 void pending_acked(struct pending *p, const struct position *applied);
 

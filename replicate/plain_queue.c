@@ -604,7 +604,7 @@ static int take_job(struct plain *p, struct bulk_job *job)
 		return 0;
 	}
 	again = !content_unchanged(&job->before, job->fd) && item->tries++ < TRIES_MAX;
-	if (!again && !(!item->scan && replica_whole_dirty(p->replica, &item->op.fid)))
+	if (!again && !(!item->scan && replica_torn(p->peer, &item->op.fid, &job->before, job->fd)))
 		return 0;
 	drop_tmp(p, item);
 	item->state = ITEM_WRITER;

@@ -14,6 +14,7 @@
  * here), for PASS and LATE The checkpoint's layout stands in recover.c.
  */
 
+#include "content.h"
 #include "growing.h"
 
 #include "base/cleanup.h"
@@ -245,6 +246,19 @@ void replica_dirty_synced(struct replica *r, const struct op *op)
 	HASH_ITER (hh, r->dirty, d, next)
 		d->synced = d->synced || is_mark_of(d, op->path, &op->fid);
 	(void)pthread_mutex_unlock(&r->lock);
+}
+
+bool replica_torn(struct peer *p, const struct fid *fid, const struct stat *before, int fd)
+{
+	struct replica *r = p->replica;
+	bool rewritten;
+
+	if (replica_whole_dirty(r, fid))
+		return true;
+	(void)pthread_mutex_lock(&r->lock);
+	rewritten = pending_rewritten(p->pending, fid);
+	(void)pthread_mutex_unlock(&r->lock);
+	return rewritten && !content_unchanged(before, fd);
 }
 
 uint64_t replica_dirty_mark(struct replica *r, const char *path, const struct fid *fid)

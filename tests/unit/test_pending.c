@@ -103,6 +103,29 @@ static void test_later_ones_are_covered(void **state)
 	pending_free(p);
 }
 
+static void test_rewritten(void **state)
+{
+	struct pending *p;
+	_cleanup_op_ struct op first = content(1, 10, true, 0), second = content(2, 10, false, 7),
+			       third = content(3, 10, true, 0);
+
+	(void)state;
+	assert_int_equal(pending_new(&p), 0);
+	assert_false(pending_rewritten(p, &first.fid));
+	add(p, 1, 10, true, 0);
+	assert_true(pending_rewritten(p, &first.fid));
+	assert_true(pending_take(p, &first));
+	assert_false(pending_rewritten(p, &first.fid));
+	add(p, 2, 10, false, 7);
+	assert_false(pending_rewritten(p, &first.fid)); /* in place */
+	assert_true(pending_take(p, &second));
+	add(p, 3, 10, true, 0);
+	assert_true(pending_rewritten(p, &first.fid));
+	assert_true(pending_take(p, &third));
+	assert_false(pending_rewritten(p, &first.fid));
+	pending_free(p);
+}
+
 static void test_whole_swallows_ranges(void **state)
 {
 	struct pending *p;
@@ -226,6 +249,7 @@ int main(void)
 		cmocka_unit_test(test_ranges_random),
 		cmocka_unit_test(test_ranges_at_the_end),
 		cmocka_unit_test(test_later_ones_are_covered),
+		cmocka_unit_test(test_rewritten),
 		cmocka_unit_test(test_whole_swallows_ranges),
 		cmocka_unit_test(test_rewind),
 		cmocka_unit_test(test_bytes),
