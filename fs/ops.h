@@ -5,6 +5,7 @@
 /* The handlers of the kernel's requests; see fuse_lowlevel.h for what each must do. */
 
 #include "fs.h"
+#include "record.h"
 
 /* Fills in @e for the inode open at @fd, as @name in @parent, with one more look-up. 0 or
  * -errno. */
@@ -12,6 +13,9 @@ int entry_fill(struct mount *m, struct inode *parent, const char *name, int fd, 
 	struct fuse_entry_param *e);
 /* Takes the look-up of an entry back that did not reach the kernel. */
 void entry_drop(struct mount *m, const struct fuse_entry_param *e);
+/* Waits for the peers (change_wait()) with an entry in hand, which is dropped when the caller gets
+ * an error. 0 or -errno. */
+int entry_wait(struct change *c, const struct fuse_entry_param *e, fuse_req_t req);
 void reply_entry(fuse_req_t req, struct mount *m, const struct fuse_entry_param *e);
 /* Answers with the attributes. */
 void reply_attr(fuse_req_t req, struct mount *m, struct inode *i, const struct handle *h);

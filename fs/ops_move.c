@@ -297,12 +297,7 @@ static int link_named(struct mount *m, struct inode *i, const struct place *to, 
 	if (r == 0)
 		r = link_call(&c, i, to, e);
 	r = change_end(&c, r, TOUCH_SECOND);
-	if (r < 0)
-		return r;
-	r = change_wait(&c, req);
-	if (r < 0)
-		entry_drop(m, e);
-	return r;
+	return r < 0 ? r : entry_wait(&c, e, req);
 }
 
 /* The first name of an O_TMPFILE file: at the peers it is a new file. */
@@ -325,12 +320,7 @@ static int link_first(struct mount *m, struct inode *i, const struct place *to, 
 	if (r == 0)
 		r = content_emit_locked(m, i, &c.seq);
 	r = change_end(&c, r, TOUCH_FIRST);
-	if (r < 0)
-		return r;
-	r = change_wait(&c, req);
-	if (r < 0)
-		entry_drop(m, e);
-	return r;
+	return r < 0 ? r : entry_wait(&c, e, req);
 }
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)

@@ -192,12 +192,7 @@ static int birth_special(
 		r = birth_enter(b, &c, e);
 	/* What is there is there: the record stands even if the entry could not be made. */
 	(void)change_end(&c, made ? 0 : r, TOUCH_FIRST);
-	if (r < 0)
-		return r;
-	r = change_wait(&c, req);
-	if (r < 0)
-		entry_drop(b->m, e);
-	return r;
+	return r < 0 ? r : entry_wait(&c, e, req);
 }
 
 void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -283,11 +278,8 @@ static int birth_file(struct birth *b, int flags, bool now, fuse_req_t req, int 
 		r = content_emit_locked(b->m, inode_find(b->m->inodes, e->ino), &c.seq);
 	/* As above: a file that is there is recorded. */
 	(void)change_end(&c, fd >= 0 ? 0 : r, TOUCH_FIRST);
-	if (r == 0 && now) {
-		r = change_wait(&c, req);
-		if (r < 0)
-			entry_drop(b->m, e);
-	}
+	if (r == 0 && now)
+		r = entry_wait(&c, e, req);
 	if (r == 0)
 		*ret_fd = steal_fd(&fd);
 	return r;

@@ -45,6 +45,15 @@ void entry_drop(struct mount *m, const struct fuse_entry_param *e)
 		inode_forget(m->inodes, i, 1);
 }
 
+int entry_wait(struct change *c, const struct fuse_entry_param *e, fuse_req_t req)
+{
+	int r = change_wait(c, req);
+
+	if (r < 0)
+		entry_drop(c->m, e);
+	return r;
+}
+
 void reply_entry(fuse_req_t req, struct mount *m, const struct fuse_entry_param *e)
 {
 	if (fuse_reply_entry(req, e) < 0)
