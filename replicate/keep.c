@@ -20,6 +20,9 @@
 #include <string.h>
 #include <utlist.h>
 
+/* How long before the journal's end an entry was made that it may not know. */
+#define UNTOLD_NS 1000000000ull
+
 int keep_tell(struct replica *r, const char *name)
 {
 	struct op op;
@@ -249,6 +252,12 @@ static int tell_if_changed(struct replica *r, const char *name)
 	return e > 0 ? keep_tell(r, name) : e;
 }
 
+/* The entry may have been made right before the crash, and its record not. */
+static bool is_fresh(struct replica *r, const struct vault_entry *e)
+{
+	return e->kept + UNTOLD_NS >= atomic_load(&r->last_time);
+}
+
 int keep_recover(struct replica *r)
 {
 	struct vault_entry *list;
@@ -258,7 +267,9 @@ int keep_recover(struct replica *r)
 	if (e < 0)
 		return e;
 	for (size_t i = 0; i < n && e == 0; i++)
-		if (strncmp(list[i].name, r->node.id, strlen(r->node.id)) == 0)
+		if (is_fresh(r, &list[i]))
+			e = keep_tell(r, list[i].name);
+		else if (strncmp(list[i].name, r->node.id, strlen(r->node.id)) == 0)
 			e = tell_if_changed(r, list[i].name);
 	vault_list_free(list, n);
 	return e;
