@@ -226,25 +226,25 @@ int incoming_step(struct receiver *v, struct op *op)
 	return e;
 }
 
+struct removal {
+	struct receiver *v;
+	uint64_t time;
+};
+
+static int remove_entry(void *ctx, const char *path)
+{
+	const struct removal *m = ctx;
+
+	return incoming_remove(m->v, path, m->time);
+}
+
 /* Removes what is in the directory, and then it. */
 static int remove_dir(struct receiver *v, const char *path, uint64_t time)
 {
 	struct op op = {.type = OP_RMDIR, .path = (char *)path, .time = time};
-	_cleanup_closedir_ DIR *d = NULL;
-	const struct dirent *entry;
-	int e = confine_opendir(v->replica->root, path, &d);
+	struct removal m = {.v = v, .time = time};
+	int e = confine_each(v->replica->root, path, remove_entry, &m);
 
-	if (e < 0)
-		return e;
-	while (e == 0 && (errno = 0, entry = readdir(d))) {
-		_cleanup_free_ char *below = NULL;
-
-		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-			continue;
-		if (asprintf(&below, "%s/%s", path, entry->d_name) < 0)
-			return below = NULL, -ENOMEM;
-		e = incoming_remove(v, below, time);
-	}
 	return e < 0 ? e : incoming_step(v, &op);
 }
 

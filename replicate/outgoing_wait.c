@@ -68,7 +68,6 @@ static void mark_stuck(struct sender *s, uint64_t seq)
 
 	if (s->n_deferred >= DEFERRED_MAX)
 		s->barrier = true;
-
 	LL_FOREACH (s->deferred, d)
 		if (d->op.seq == seq)
 			d->stuck = true;

@@ -399,10 +399,9 @@ static int finish(struct plain *p, struct remote *remote, const char *there, con
 {
 	int r = finish_at_once(p, remote, there, op);
 
-	if (r == 1)
-		r = check_size(remote, there, op->content->size);
-	else
+	if (r != 1)
 		return r;
+	r = check_size(remote, there, op->content->size);
 	return r < 0 ? r : plain_set_attrs(p, remote, there, op, S_IFREG);
 }
 

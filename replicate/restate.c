@@ -142,18 +142,12 @@ struct walk {
 	ino_t ino;
 };
 
-static int walk_dir(struct walk *w, const char *dir);
-
-static int walk_entry(struct walk *w, const char *dir, const char *name)
+static int walk_entry(void *ctx, const char *path)
 {
-	_cleanup_free_ char *path = NULL;
+	struct walk *w = ctx;
 	struct stat st;
 	int e;
 
-	if (asprintf(&path, "%s%s%s", dir, *dir ? "/" : "", name) < 0) {
-		path = NULL;
-		return -ENOMEM;
-	}
 	if (strcmp(path, TANDEMFS_DIR) == 0)
 		return 0;
 	e = confine_stat(w->r->root, path, &st);
@@ -164,16 +158,7 @@ static int walk_entry(struct walk *w, const char *dir, const char *name)
 
 static int walk_dir(struct walk *w, const char *dir)
 {
-	_cleanup_closedir_ DIR *d = NULL;
-	int e = confine_opendir(w->r->root, dir, &d);
-	const struct dirent *entry;
-
-	if (e < 0)
-		return e;
-	while (e == 0 && (errno = 0, entry = readdir(d)))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			e = walk_entry(w, dir, entry->d_name);
-	return e ?: -errno;
+	return confine_each(w->r->root, dir, walk_entry, w);
 }
 
 /* ---- files ---- */
@@ -286,9 +271,7 @@ int restate_time(struct replica *r, const char *dir)
 	return e < 0 ? e : say_mtime(r, dir, &st);
 }
 
-/* The mtimes of the directories above @path, which may be new at the peer; that of the root only if
- * the name is in it. */
-static int say_times_above(struct replica *r, const char *path)
+int restate_each_above(const char *path, int (*fn)(void *ctx, const char *dir), void *ctx)
 {
 	_cleanup_free_ char *dir = strdup(path);
 	int e = dir ? 0 : -ENOMEM;
@@ -296,9 +279,14 @@ static int say_times_above(struct replica *r, const char *path)
 	while (e == 0 && *dir) {
 		dir[confine_parent_len(dir)] = '\0';
 		if (*dir || !strchr(path, '/'))
-			e = restate_time(r, dir);
+			e = fn(ctx, dir);
 	}
 	return e;
+}
+
+static int say_time(void *ctx, const char *dir)
+{
+	return restate_time(ctx, dir);
 }
 
 int restate(struct replica *r, const char *path, bool deep)
@@ -316,7 +304,7 @@ int restate(struct replica *r, const char *path, bool deep)
 		e = say_it(r, path, &st, deep);
 	else if (e == -ENOENT)
 		e = say_nothing(r, path);
-	return e < 0 ? e : say_times_above(r, path);
+	return e < 0 ? e : restate_each_above(path, say_time, r);
 }
 
 /* ---- for the reconciler ---- */

@@ -25,10 +25,8 @@
 #include "base/log.h"
 #include "tree.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -152,44 +150,43 @@ static uint64_t digest_name(struct replica *r, const char *path, const struct st
 	return XXH64(path, strlen(path), XXH64(&f, sizeof(f), 0));
 }
 
-static int add_tree(struct replica *r, const char *path, bool deep, uint64_t *sum)
+struct sum {
+	struct replica *r;
+	uint64_t digest;
+};
+
+static int add_tree(void *ctx, const char *path);
+
+static int add_at(struct sum *sum, const char *path, bool deep)
 {
-	_cleanup_closedir_ DIR *d = NULL;
-	const struct dirent *entry;
 	struct stat st;
-	int e = confine_stat(r->root, path, &st);
+	int e = confine_stat(sum->r->root, path, &st);
 
 	if (e < 0)
 		return e == -ENOENT || e == -ENOTDIR ? 0 : e;
-	*sum += digest_name(r, path, &st);
-	if (!deep || !S_ISDIR(st.st_mode))
-		return 0;
-	e = confine_opendir(r->root, path, &d);
-	while (e == 0 && (errno = 0, entry = readdir(d))) {
-		_cleanup_free_ char *below = NULL;
+	sum->digest += digest_name(sum->r, path, &st);
+	return deep && S_ISDIR(st.st_mode) ? confine_each(sum->r->root, path, add_tree, sum) : 0;
+}
 
-		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-			continue;
-		if (asprintf(&below, "%s/%s", path, entry->d_name) < 0)
-			return below = NULL, -ENOMEM;
-		e = add_tree(r, below, true, sum);
-	}
-	return e ?: -errno;
+static int add_tree(void *ctx, const char *path)
+{
+	return add_at(ctx, path, true);
+}
+
+static int add_name(void *ctx, const char *path)
+{
+	return add_at(ctx, path, false);
 }
 
 int review_digest(struct replica *r, const char *path, bool deep, uint64_t *ret)
 {
-	_cleanup_free_ char *dir = strdup(path);
-	uint64_t sum = 0;
-	int e = dir ? add_tree(r, path, deep, &sum) : -ENOMEM;
+	struct sum sum = {.r = r};
+	int e = add_at(&sum, path, deep);
 
-	while (e == 0 && *dir) {
-		dir[confine_parent_len(dir)] = '\0';
-		if (*dir || !strchr(path, '/'))
-			e = add_tree(r, dir, false, &sum);
-	}
 	if (e == 0)
-		*ret = sum;
+		e = restate_each_above(path, add_name, &sum);
+	if (e == 0)
+		*ret = sum.digest;
 	return e;
 }
 

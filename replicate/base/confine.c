@@ -2,6 +2,7 @@
 #include "confine.h"
 #include "cleanup.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdint.h>
@@ -102,6 +103,26 @@ int confine_opendir(int root, const char *path, DIR **ret)
 	}
 	*ret = d;
 	return 0;
+}
+
+int confine_each(int root, const char *dir, int (*fn)(void *ctx, const char *path), void *ctx)
+{
+	_cleanup_closedir_ DIR *d = NULL;
+	const struct dirent *entry;
+	int r = confine_opendir(root, dir, &d);
+
+	if (r < 0)
+		return r;
+	while (r == 0 && (errno = 0, entry = readdir(d))) {
+		_cleanup_free_ char *path = NULL;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (asprintf(&path, "%s%s%s", dir, *dir ? "/" : "", entry->d_name) < 0)
+			return path = NULL, -ENOMEM;
+		r = fn(ctx, path);
+	}
+	return r ?: -errno;
 }
 
 int confine_stat(int root, const char *path, struct stat *ret)

@@ -38,6 +38,10 @@ int confine_parent(int root, const char *path, int *ret_fd, const char **ret_nam
  * caller closes it with closedir(3). 0 or -errno. */
 int confine_opendir(int root, const char *path, DIR **ret);
 
+/* Calls @fn with the path of each entry of the directory @dir (but "." and ".."), in no order.
+ * Stops at the first that is not 0: that, or -errno. @fn may remove the entry. */
+int confine_each(int root, const char *dir, int (*fn)(void *ctx, const char *path), void *ctx);
+
 /* fstatat of @path, never following a link. 0 or -errno. */
 int confine_stat(int root, const char *path, struct stat *ret);
 

@@ -150,6 +150,39 @@ static void below(void **state)
 	assert_false(confine_below("a", "a/b"));
 }
 
+struct seen {
+	unsigned n, up, file;
+	int answer;
+};
+
+static int see(void *ctx, const char *path)
+{
+	struct seen *seen = ctx;
+
+	seen->n++;
+	seen->up += strcmp(path, "up") == 0;
+	seen->file += strcmp(path, "dir/file") == 0;
+	return seen->answer;
+}
+
+static void entries(void **state)
+{
+	struct seen all = {0}, in_dir = {0}, one = {.answer = 7};
+
+	(void)state;
+	assert_int_equal(confine_each(root, "", see, &all), 0);
+	assert_int_equal(all.n, 4); /* dir, inside, passwd, up */
+	assert_int_equal(all.up, 1);
+	assert_int_equal(confine_each(root, "dir", see, &in_dir), 0);
+	assert_true(in_dir.n > 0); /* another test may have left something */
+	assert_int_equal(in_dir.file, 1);
+	assert_int_equal(confine_each(root, "", see, &one), 7);
+	assert_int_equal(one.n, 1);
+	assert_int_equal(confine_each(root, "absent", see, &one), -ENOENT);
+	assert_int_equal(confine_each(root, "up", see, &one), -ENOTDIR);
+	assert_int_equal(one.n, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -158,6 +191,7 @@ int main(void)
 		cmocka_unit_test(parents),
 		cmocka_unit_test(stats),
 		cmocka_unit_test(below),
+		cmocka_unit_test(entries),
 	};
 
 	return cmocka_run_group_tests_name("confine", tests, setup, teardown);
