@@ -378,6 +378,7 @@ static size_t write_text(struct sim_node *n, int fd, off_t at)
 	sim_versions_of(fd, &after);
 	versions_end(&before, &after);
 	sim.live.has[n->index][n->counter] = after.has[n->index][n->counter];
+	sim_trace("node %u: version %u", n->index, n->counter);
 	return (size_t)len;
 }
 
