@@ -279,6 +279,9 @@ const char *peer_label(const struct peer *p);
 int restate(struct replica *r, const char *path, bool deep);
 /* The file at @path, whose state is @st, as its other names show it. 0 or -errno. */
 int restate_others(struct replica *r, const char *path, const struct stat *st);
+/* Calls @fn with the other names of the file at @path, whose state is @st. 0 or what it said. */
+int restate_each_other(struct replica *r, const char *path, const struct stat *st,
+	int (*fn)(struct replica *r, const char *other));
 /* Calls @fn with the directories above @path whose mtimes restate() tells, since they may be new at
  * the peer: that of the root only if the name is in it. 0, what @fn said, or -ENOMEM. */
 int restate_each_above(const char *path, int (*fn)(void *ctx, const char *dir), void *ctx);

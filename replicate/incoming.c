@@ -594,6 +594,30 @@ static int ask_about_moved(struct attempt *a, const char *path, const struct pos
 	return e;
 }
 
+static int ask_other(struct replica *r, const char *path)
+{
+	return replica_ask(r, path, false, NULL);
+}
+
+/* Attributes that we gave a file by a name that the peer takes away have not reached it there: what
+ * its other names are to have, the peer says. */
+static int ask_about_others(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct replica *r = a->v->replica;
+	const char *path = taken_name(a, rel);
+	struct fid fid = {0};
+	struct stat st;
+	bool ours;
+
+	if (!path || confine_stat(r->root, path, &st) < 0 || st.st_nlink < 2 ||
+		S_ISDIR(st.st_mode) || fid_of_path(r->root, path, &fid) < 0)
+		return 0;
+	(void)pthread_mutex_lock(&r->lock);
+	ours = unseen_attributes(r->unseen, &fid, a->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	return ours ? restate_each_other(r, path, &st, ask_other) : 0;
+}
+
 /* Does nothing, and asks the other node what stands at the names. */
 static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 {
@@ -604,6 +628,8 @@ static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 	log_info("conflict: %s from %s meets changes of this node: it is asked what stands there",
 		op_describe(a->op, text, sizeof(text)), a->v->sender.name);
 	e = ask_about(a, rel, again);
+	if (e == 0)
+		e = ask_about_others(a, rel);
 	if (e == 0 && a->type == OP_RENAME)
 		e = ask_about_moved(a, a->path, again);
 	if (e == 0 && a->type == OP_RENAME)

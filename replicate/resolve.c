@@ -367,6 +367,22 @@ static int is_empty_dir(struct replica *r, const char *path)
 	return n < 3;
 }
 
+/* The file at @path is about to lose this name to the peer, to whom attributes that we gave it by
+ * this name say nothing any more: it is told them by the others. */
+static int tell_attributes(struct meeting *m, const char *path, const struct stat *st)
+{
+	struct replica *r = m->r;
+	struct fid fid = {0};
+	bool ours;
+
+	if (st->st_nlink < 2 || S_ISDIR(st->st_mode) || fid_of_path(r->root, path, &fid) < 0)
+		return 0;
+	(void)pthread_mutex_lock(&r->lock);
+	ours = unseen_attributes(r->unseen, &fid, m->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	return ours ? restate_each_other(r, path, st, restate_attributes) : 0;
+}
+
 static int meet_removal(struct meeting *m)
 {
 	struct op *op = m->op;
@@ -380,7 +396,7 @@ static int meet_removal(struct meeting *m)
 		op->type = dir ? OP_RMDIR : OP_UNLINK;
 	if (dir != (op->type == OP_RMDIR) || is_ours(m, op->path))
 		return 0;
-	e = dir ? is_empty_dir(m->r, op->path) : 1;
+	e = dir ? is_empty_dir(m->r, op->path) : tell_attributes(m, op->path, &st) ?: 1;
 	m->apply = e > 0;
 	return e < 0 ? e : 0;
 }
@@ -426,6 +442,8 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 		if (e == 0 && !theirs)
 			return incoming_remove(m->v, from, m->op->time);
 	}
+	if (e == 0 && b.st_ino && a.st_ino != b.st_ino)
+		e = tell_attributes(m, to, &b);
 	if (e == 0 && b.st_ino && S_ISDIR(a.st_mode))
 		e = incoming_remove(m->v, to, m->op->time);
 	return e < 0 ? e : step_rename(m, from, to, S_ISDIR(a.st_mode));

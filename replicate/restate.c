@@ -138,8 +138,9 @@ static int say_node(struct replica *r, const char *path, const struct stat *st)
 struct walk {
 	struct replica *r;
 	int (*visit)(struct walk *w, const char *path, const struct stat *st);
-	const char *path; /* for say_link, say_other */
+	const char *path; /* for say_link, say_other, each_other */
 	ino_t ino;
+	int (*tell)(struct replica *r, const char *path); /* for each_other */
 };
 
 static int walk_entry(void *ctx, const char *path)
@@ -206,6 +207,22 @@ int restate_others(struct replica *r, const char *path, const struct stat *st)
 	int e = st->st_nlink > 1 ? walk_dir(&names, "") : 0;
 
 	return e < 0 ? e : 0;
+}
+
+static int each_other(struct walk *w, const char *path, const struct stat *st)
+{
+	if (S_ISDIR(st->st_mode))
+		return walk_dir(w, path);
+	return st->st_ino == w->ino && strcmp(path, w->path) != 0 ? w->tell(w->r, path) : 0;
+}
+
+int restate_each_other(struct replica *r, const char *path, const struct stat *st,
+	int (*fn)(struct replica *r, const char *other))
+{
+	struct walk names = {
+		.r = r, .visit = each_other, .path = path, .ino = st->st_ino, .tell = fn};
+
+	return st->st_nlink > 1 && !S_ISDIR(st->st_mode) ? walk_dir(&names, "") : 0;
 }
 
 /* ---- names ---- */

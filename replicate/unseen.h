@@ -87,6 +87,9 @@ bool unseen_link(const struct unseen *u, const char *path, const struct position
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
 	const struct position *seen);
 
+/* Whether there is one, not in @seen, that changed attributes of the inode @fid. */
+bool unseen_attributes(const struct unseen *u, const struct fid *fid, const struct position *seen);
+
 /* Whether there is one, not in @seen, that changed a name in the directory @dir. */
 bool unseen_in_dir(const struct unseen *u, const char *dir, const struct position *seen);
 
