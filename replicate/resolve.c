@@ -291,6 +291,14 @@ static int content_meets_ours(struct meeting *m, const struct stat *st)
 	return e < 0 ? e : take_content(m);
 }
 
+/* What stands at a name there has the names that are told next; that the file here has others says
+ * nothing of them. */
+static int part_names(struct meeting *m, const struct stat *st)
+{
+	m->op->flags |= OP_FORCE;
+	return linked_here(m) ? restate_others(m->r, m->op->path, st) : 0;
+}
+
 static int meet_content(struct meeting *m)
 {
 	struct op *op = m->op;
@@ -310,6 +318,8 @@ static int meet_content(struct meeting *m)
 	spare_attributes(m);
 	if (!S_ISREG(st.st_mode))
 		e = incoming_remove(m->v, op->path, op->time);
+	else if (m->restated && st.st_nlink > 1)
+		e = part_names(m, &st);
 	return e < 0 ? e : take_content(m);
 }
 
