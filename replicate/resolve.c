@@ -292,11 +292,17 @@ static int content_meets_ours(struct meeting *m, const struct stat *st)
 }
 
 /* What stands at a name there has the names that are told next; that the file here has others says
- * nothing of them. */
+ * nothing of them. And what the vault holds by a link, since an attempt to put this content there
+ * failed, is not written to. */
 static int part_names(struct meeting *m, const struct stat *st)
 {
+	char entry[VAULT_NAME_SIZE];
+	bool kept = vault_link_of(m->r->vault, st->st_ino, entry);
+
+	if (!m->restated && !kept)
+		return 0;
 	m->op->flags |= OP_FORCE;
-	return linked_here(m) ? restate_others(m->r, m->op->path, st) : 0;
+	return kept || linked_here(m) ? restate_others(m->r, m->op->path, st) : 0;
 }
 
 static int meet_content(struct meeting *m)
@@ -318,7 +324,7 @@ static int meet_content(struct meeting *m)
 	spare_attributes(m);
 	if (!S_ISREG(st.st_mode))
 		e = incoming_remove(m->v, op->path, op->time);
-	else if (m->restated && st.st_nlink > 1)
+	else if (st.st_nlink > 1)
 		e = part_names(m, &st);
 	return e < 0 ? e : take_content(m);
 }
