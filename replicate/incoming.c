@@ -599,8 +599,8 @@ static int ask_other(struct replica *r, const char *path)
 	return replica_ask(r, path, false, NULL);
 }
 
-/* Attributes that we gave a file by a name that the peer takes away have not reached it there: what
- * its other names are to have, the peer says. */
+/* What we did to a file by a name that the peer takes away has not reached it there: what its other
+ * names are to have, the peer says. */
 static int ask_about_others(struct attempt *a, const struct unseen_relation *rel)
 {
 	struct replica *r = a->v->replica;
@@ -613,7 +613,7 @@ static int ask_about_others(struct attempt *a, const struct unseen_relation *rel
 		S_ISDIR(st.st_mode) || fid_of_path(r->root, path, &fid) < 0)
 		return 0;
 	(void)pthread_mutex_lock(&r->lock);
-	ours = unseen_attributes(r->unseen, &fid, a->seen);
+	ours = unseen_elsewhere(r->unseen, "", &fid, a->seen);
 	(void)pthread_mutex_unlock(&r->lock);
 	return ours ? restate_each_other(r, path, &st, ask_other) : 0;
 }

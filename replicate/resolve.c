@@ -161,6 +161,31 @@ static bool theirs_wins(struct meeting *m, enum conflict_kind kind, int64_t ours
 
 /* ---- parts ---- */
 
+/* Whether the file at @path has other names, and we did something to it of which the peer may learn
+ * by this name alone. */
+static bool has_news(struct meeting *m, const char *path, const struct stat *st)
+{
+	struct replica *r = m->r;
+	struct fid fid = {0};
+	bool news;
+
+	if (st->st_nlink < 2 || S_ISDIR(st->st_mode) || fid_of_path(r->root, path, &fid) < 0)
+		return false;
+	(void)pthread_mutex_lock(&r->lock);
+	news = unseen_elsewhere(r->unseen, "", &fid, m->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	return news;
+}
+
+/* What stands at @path goes: the peer is told of the other names of a file. */
+static int give_way(struct meeting *m, const char *path, const struct stat *st)
+{
+	bool lost = has_news(m, path, st);
+	int e = incoming_remove(m->v, path, m->op->time);
+
+	return e == 0 && lost ? restate_others(m->r, path, st) : e;
+}
+
 /* Of what answers a question and meets newer changes of ours again nothing more is asked: both
  * nodes would go on asking for ever. */
 static int ask_for(struct meeting *m, const char *path, bool deep)
@@ -346,7 +371,7 @@ static int meet_make(struct meeting *m)
 		e = keep_ours(m, op->path);
 	}
 	if (e == 0 && st.st_ino)
-		e = incoming_remove(m->v, op->path, op->time);
+		e = give_way(m, op->path, &st);
 	m->apply = e == 0;
 	return e;
 }
@@ -363,7 +388,7 @@ static int meet_mkdir(struct meeting *m)
 		if (is_ours(m, op->path))
 			e = keep_ours(m, op->path);
 		if (e == 0)
-			e = incoming_remove(m->v, op->path, op->time);
+			e = give_way(m, op->path, &st);
 	}
 	m->apply = e == 0 && (!S_ISDIR(st.st_mode) || m->rel->attr_time <= op->time);
 	return e;
@@ -383,20 +408,13 @@ static int is_empty_dir(struct replica *r, const char *path)
 	return n < 3;
 }
 
-/* The file at @path is about to lose this name to the peer, to whom attributes that we gave it by
- * this name say nothing any more: it is told them by the others. */
-static int tell_attributes(struct meeting *m, const char *path, const struct stat *st)
+/* The file is about to lose the name of the op: attributes that we gave it by that the peer is told
+ * by the others. */
+static int tell_attributes(struct meeting *m, const struct stat *st)
 {
-	struct replica *r = m->r;
-	struct fid fid = {0};
-	bool ours;
+	const char *path = m->op->path;
 
-	if (st->st_nlink < 2 || S_ISDIR(st->st_mode) || fid_of_path(r->root, path, &fid) < 0)
-		return 0;
-	(void)pthread_mutex_lock(&r->lock);
-	ours = unseen_attributes(r->unseen, &fid, m->seen);
-	(void)pthread_mutex_unlock(&r->lock);
-	return ours ? restate_each_other(r, path, st, restate_attributes) : 0;
+	return has_news(m, path, st) ? restate_each_other(m->r, path, st, restate_attributes) : 0;
 }
 
 static int meet_removal(struct meeting *m)
@@ -412,7 +430,7 @@ static int meet_removal(struct meeting *m)
 		op->type = dir ? OP_RMDIR : OP_UNLINK;
 	if (dir != (op->type == OP_RMDIR) || is_ours(m, op->path))
 		return 0;
-	e = dir ? is_empty_dir(m->r, op->path) : tell_attributes(m, op->path, &st) ?: 1;
+	e = dir ? is_empty_dir(m->r, op->path) : tell_attributes(m, &st) ?: 1;
 	m->apply = e > 0;
 	return e < 0 ? e : 0;
 }
@@ -438,6 +456,7 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 {
 	struct stat a, b;
 	int e = look(m->r, from, &a);
+	bool lost;
 
 	if (e == 0)
 		e = look(m->r, to, &b);
@@ -458,11 +477,12 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 		if (e == 0 && !theirs)
 			return incoming_remove(m->v, from, m->op->time);
 	}
-	if (e == 0 && b.st_ino && a.st_ino != b.st_ino)
-		e = tell_attributes(m, to, &b);
+	lost = b.st_ino && a.st_ino != b.st_ino && has_news(m, to, &b);
 	if (e == 0 && b.st_ino && S_ISDIR(a.st_mode))
 		e = incoming_remove(m->v, to, m->op->time);
-	return e < 0 ? e : step_rename(m, from, to, S_ISDIR(a.st_mode));
+	if (e == 0)
+		e = step_rename(m, from, to, S_ISDIR(a.st_mode));
+	return e == 0 && lost ? restate_others(m->r, to, &b) : e;
 }
 
 /* All that is in @from goes to @to; then @from goes. */
@@ -585,7 +605,7 @@ static int link_meets(struct meeting *m, const struct stat *from, const struct s
 		return keep_version(m->r, &k);
 	e = ours ? keep_ours(m, op->path2) : 0;
 	if (e == 0)
-		e = incoming_remove(m->v, op->path2, op->time);
+		e = give_way(m, op->path2, to);
 	m->apply = e == 0;
 	return e;
 }

@@ -797,21 +797,6 @@ bool unseen_link(const struct unseen *u, const char *path, const struct position
 	return false;
 }
 
-bool unseen_attributes(const struct unseen *u, const struct fid *fid, const struct position *seen)
-{
-	const struct inode *i;
-	const struct entry *e;
-
-	HASH_FIND(hh, u->inodes, &fid->ino, sizeof(fid->ino), i);
-	if (!i)
-		return false;
-	DL_FOREACH (u->entries, e)
-		if ((e->op.type == OP_SETATTR || e->op.xname) && is_newer(e, 0, seen) &&
-			fid_equal(&e->op.fid, fid))
-			return true;
-	return false;
-}
-
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
 	const struct position *seen)
 {

@@ -83,12 +83,9 @@ const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
 bool unseen_link(const struct unseen *u, const char *path, const struct position *seen);
 
 /* Whether there is one, not in @seen, that changed content or attributes of the inode @fid by
- * another name than @path. */
+ * another name than @path ("": by any). */
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
 	const struct position *seen);
-
-/* Whether there is one, not in @seen, that changed attributes of the inode @fid. */
-bool unseen_attributes(const struct unseen *u, const struct fid *fid, const struct position *seen);
 
 /* Whether there is one, not in @seen, that changed a name in the directory @dir. */
 bool unseen_in_dir(const struct unseen *u, const char *dir, const struct position *seen);
