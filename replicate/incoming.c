@@ -660,31 +660,34 @@ static int hold_time(struct attempt *a)
 	return decides(a->v) ? restate_time(r, op->path) : 0;
 }
 
-/* Of a name that was given to what is asked for itself the peer will tell. */
-static bool is_told(struct attempt *a, const char *path)
+/* Of a name that was given to what is asked for itself the peer will tell, and so it will of a
+ * content that is only there: to tell it that there is nothing would be the end of that. */
+static bool is_told(struct attempt *a, const char *path, bool applied)
 {
-	return (a->type == OP_RENAME || a->type == OP_LINK) &&
+	return (a->type == OP_RENAME || a->type == OP_LINK ||
+		       (a->type == OP_CONTENT && !applied)) &&
 	       replica_is_asked(a->v->replica, path);
 }
 
-static int tell(struct attempt *a, const char *theirs, const char *ours, bool deep)
+static int tell(struct attempt *a, const char *theirs, const char *ours, bool deep, bool applied)
 {
 	struct replica *r = a->v->replica;
-	int e = is_told(a, theirs) ? 0 : restate(r, theirs, deep);
+	int e = is_told(a, theirs, applied) ? 0 : restate(r, theirs, deep);
 
-	if (e < 0 || strcmp(theirs, ours) == 0 || is_told(a, ours))
+	if (e < 0 || strcmp(theirs, ours) == 0 || is_told(a, ours, applied))
 		return e;
 	return restate(r, ours, deep);
 }
 
 /* The name that our renames gave to what the peer meant, even if they were taken for another's. */
-static int tell_followed(struct attempt *a)
+static int tell_followed(struct attempt *a, bool applied)
 {
 	_cleanup_free_ char *path = followed(a);
 
 	if (!path)
 		return -ENOMEM;
-	if (strcmp(path, a->path) == 0 || strcmp(path, a->op->path) == 0)
+	if (strcmp(path, a->path) == 0 || strcmp(path, a->op->path) == 0 ||
+		(a->type == OP_CONTENT && is_told(a, path, applied)))
 		return 0;
 	return restate(a->v->replica, path, false);
 }
@@ -697,12 +700,12 @@ static int apply_and_tell(struct attempt *a, bool apply)
 
 	if (e == 0) {
 		touch_names(a);
-		e = tell(a, a->path, a->op->path, false);
+		e = tell(a, a->path, a->op->path, false, apply);
 	}
 	if (e == 0 && a->path2 && (a->type == OP_RENAME || a->type == OP_LINK))
-		e = tell(a, a->path2, a->op->path2, true);
+		e = tell(a, a->path2, a->op->path2, true, apply);
 	if (e == 0)
-		e = tell_followed(a);
+		e = tell_followed(a, apply);
 	return e < 0 ? e : incoming_number(a->v, a->m.seq, a->m.how);
 }
 

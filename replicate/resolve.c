@@ -259,12 +259,23 @@ static void spare_attributes(struct meeting *m)
 		m->op->mask &= ~(m->rel->attr_mask & (OP_MODE | OP_UID | OP_GID));
 }
 
-/* Under the names that it had there and that it may have by now. */
+/* Under the names that it had there and that it may have by now, also where our renames take what
+ * is called so there. */
 static int ask_both(struct meeting *m)
 {
+	_cleanup_free_ char *moved = NULL;
 	int e = ask_for(m, m->theirs, false);
 
-	return e == 0 && strcmp(m->theirs, m->op->path) != 0 ? ask_for(m, m->op->path, false) : e;
+	(void)pthread_mutex_lock(&m->r->lock);
+	moved = unseen_follow(m->r->unseen, m->theirs, m->seen);
+	(void)pthread_mutex_unlock(&m->r->lock);
+	if (!moved)
+		return -ENOMEM;
+	if (e == 0 && strcmp(m->theirs, m->op->path) != 0)
+		e = ask_for(m, m->op->path, false);
+	if (e == 0 && strcmp(moved, m->theirs) != 0 && strcmp(moved, m->op->path) != 0)
+		e = ask_for(m, moved, false);
+	return e;
 }
 
 /* Ranges belong into a file as the peer had it; that is not what stands here. */
