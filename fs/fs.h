@@ -19,6 +19,7 @@
 #include <fuse_lowlevel.h>
 
 #include <errno.h>
+#include <fcntl.h>
 
 struct notifier;
 
@@ -37,6 +38,11 @@ struct mount {
 	bool expire;    /* the kernel knows FUSE_NOTIFY_EXPIRE_ENTRY */
 	bool killpriv;  /* setuid and setgid bits of changed files are ours to take (privs.h) */
 	int stop_fd;    /* eventfd: mount_stop() */
+	bool direct;    /* bytes written past the kernel's cache make it forget the older ones */
+	/* session_io.c, until the session is up: what the kernel said in its first request */
+	atomic_bool init_done;
+	bool init_killpriv;
+	uint64_t init_unique;
 };
 
 static inline struct mount *mount_of(fuse_req_t req)
@@ -56,6 +62,14 @@ static inline struct handle *handle_of(const struct fuse_file_info *fi)
 /* Seconds that the kernel may keep entries and attributes: every change of ours or of a peer's
  * passes by it. */
 #define CACHE_TIMEOUT 86400.0
+
+/* Whether what is opened so is better written past the kernel's cache: nobody reads or maps it by
+ * this descriptor. Saves the question for security.capability before the first write, and a second
+ * copy of the file in memory. */
+static inline bool opens_direct(const struct mount *m, int flags)
+{
+	return m->direct && (flags & O_ACCMODE) == O_WRONLY;
+}
 
 /* Whether the name is the one that the mount hides. */
 bool name_hidden(struct mount *m, const struct inode *parent, const char *name);

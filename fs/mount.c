@@ -3,6 +3,7 @@
 #include "invalidate.h"
 #include "ops.h"
 #include "readdir.h"
+#include "session_io.h"
 #include "replicate/base/cleanup.h"
 #include "replicate/base/say.h"
 
@@ -52,6 +53,10 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
 	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
 	m->killpriv = conn->want & FUSE_CAP_HANDLE_KILLPRIV_V2;
+#endif
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+	/* not wanted itself: it came with what is */
+	m->direct = conn->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
 #endif
 }
 
@@ -146,7 +151,7 @@ static int session_mount(struct mount *m, char **ret_error)
 {
 	errno = 0;
 	if (fuse_session_mount(m->session, m->mountpoint) == 0)
-		return 0;
+		return session_io_install(m);
 	return say(ret_error, errno ? -errno : -EIO, "cannot mount on %s: %s", m->mountpoint,
 		errno ? strerror(errno) : "see libfuse's message");
 }

@@ -339,6 +339,7 @@ static void reply_create(
 		return;
 	}
 	fi->keep_cache = 1;
+	fi->direct_io = opens_direct(m, fi->flags);
 	if (fuse_reply_create(req, e, fi) < 0) {
 		struct handle *h = handle_of(fi);
 

@@ -211,6 +211,7 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fi->fh = (uintptr_t)h;
 	fi->keep_cache = 1;
 	fi->noflush = !h->writable;
+	fi->direct_io = opens_direct(m, fi->flags);
 	if (fuse_reply_open(req, fi) < 0)
 		handle_free(m, h); /* interrupted: nobody will release it */
 }

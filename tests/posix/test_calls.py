@@ -332,6 +332,28 @@ def test_append_set_by_fcntl(here):
     os.close(fd)
 
 
+def test_written_past_the_cache(here):
+    """What another descriptor, a mapping and one more writer have in the cache gives way."""
+    path = here / "f"
+    path.write_bytes(b"a" * 10000)
+    out = os.open(path, os.O_WRONLY)
+    more = os.open(path, os.O_WRONLY | os.O_APPEND)
+    with open(path, "r+b", buffering=0) as file, mmap.mmap(file.fileno(), 10000) as m:
+        assert file.read() == m[:] == b"a" * 10000
+        m[0:4] = b"map!"
+        os.pwrite(out, b"bbbb", 4094)
+        os.write(more, b"end")
+        want = b"map!" + b"a" * 4090 + b"bbbb" + b"a" * 5902
+        assert m[:] == want
+        assert os.pread(file.fileno(), 20000, 0) == path.read_bytes() == want + b"end"
+        m[4096:4098] = b"cc"   # of the page that was just written
+        os.pwrite(out, b"dd", 4098)
+        want = want[:4096] + b"ccdd" + want[4100:]
+        assert m[:] == want and path.read_bytes() == want + b"end"
+    os.close(out)
+    os.close(more)
+
+
 def test_mmap_shared(here, below):
     f = here / "f"
     f.write_bytes(bytes(8192))
