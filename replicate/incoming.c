@@ -618,6 +618,20 @@ static int ask_about_others(struct attempt *a, const struct unseen_relation *rel
 	return ours ? restate_each_other(r, path, &st, ask_other) : 0;
 }
 
+/* What we wrote by a name that has gone to something else since reaches the peer by that name, and
+ * is overwritten there. Should what stands here go as well, the vault has it. */
+static int keep_changed(struct attempt *a, const struct unseen_relation *rel)
+{
+	struct receiver *v = a->v;
+	struct keep k = {.path = rel->path, .winner = v->sender.name, .other = a->op->seq};
+	struct stat st;
+
+	if (!is_changed_elsewhere(a, rel) || confine_stat(v->replica->root, rel->path, &st) < 0 ||
+		st.st_nlink > 1)
+		return 0;
+	return keep_version(v->replica, &k);
+}
+
 /* Does nothing, and asks the other node what stands at the names. */
 static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 {
@@ -627,7 +641,9 @@ static int leave_to_peer(struct attempt *a, const struct unseen_relation *rel)
 
 	log_info("conflict: %s from %s meets changes of this node: it is asked what stands there",
 		op_describe(a->op, text, sizeof(text)), a->v->sender.name);
-	e = ask_about(a, rel, again);
+	e = keep_changed(a, rel);
+	if (e == 0)
+		e = ask_about(a, rel, again);
 	if (e == 0)
 		e = ask_about_others(a, rel);
 	if (e == 0 && a->type == OP_RENAME)
@@ -740,7 +756,8 @@ static int settle_conflict(struct attempt *a, bool drift)
 	tree_lock(r->tree, TREE_RENAME);
 	e = relate(a, &rel);
 	if (e == 0 && decides(a->v))
-		e = decide(a, drift || rel.hidden || a->flags & OP_UNSURE || open_file(a, &rel));
+		e = decide(a, drift || rel.hidden || a->flags & OP_UNSURE || open_file(a, &rel) ||
+				      is_changed_elsewhere(a, &rel));
 	else if (e == 0)
 		e = leave_to_peer(a, &rel);
 	tree_unlock(r->tree);
