@@ -599,8 +599,8 @@ static int ask_other(struct replica *r, const char *path)
 	return replica_ask(r, path, false, NULL);
 }
 
-/* What we did to a file by a name that the peer takes away has not reached it there: what its other
- * names are to have, the peer says. */
+/* What we did to a file by a name that the peer takes away has not reached it there, and a content
+ * that we leave out may be meant for all names: what the others are to have, the peer says. */
 static int ask_about_others(struct attempt *a, const struct unseen_relation *rel)
 {
 	struct replica *r = a->v->replica;
@@ -615,7 +615,7 @@ static int ask_about_others(struct attempt *a, const struct unseen_relation *rel
 	(void)pthread_mutex_lock(&r->lock);
 	ours = unseen_elsewhere(r->unseen, "", &fid, a->seen);
 	(void)pthread_mutex_unlock(&r->lock);
-	return ours ? restate_each_other(r, path, &st, ask_other) : 0;
+	return ours || a->type == OP_CONTENT ? restate_each_other(r, path, &st, ask_other) : 0;
 }
 
 /* What we wrote by a name that has gone to something else since reaches the peer by that name, and
@@ -681,7 +681,7 @@ static int hold_time(struct attempt *a)
 static bool is_told(struct attempt *a, const char *path, bool applied)
 {
 	return (a->type == OP_RENAME || a->type == OP_LINK ||
-		       (a->type == OP_CONTENT && !applied)) &&
+		       (a->type == OP_CONTENT && !applied && !(a->flags & OP_FORCE))) &&
 	       replica_is_asked(a->v->replica, path);
 }
 
@@ -725,8 +725,9 @@ static int apply_and_tell(struct attempt *a, bool apply)
 	return e < 0 ? e : incoming_number(a->v, a->m.seq, a->m.how);
 }
 
-/* Decides. With @unknown the peer does not know that there is anything to ask. Nor can it know what
- * a name was given to that it had taken from a version that lost. */
+/* Decides. With @unknown the peer does not know that there is anything to ask; no more does it when
+ * its answer to a question has lost. Nor can it know what a name was given to that it had taken
+ * from a version that lost. */
 static int decide(struct attempt *a, bool unknown)
 {
 	bool apply;
@@ -738,7 +739,8 @@ static int decide(struct attempt *a, bool unknown)
 		e = hold_time(a);
 	if (e < 0)
 		return e;
-	if (unknown || a->type == OP_RENAME || a->type == OP_LINK)
+	if (unknown || a->type == OP_RENAME || a->type == OP_LINK ||
+		(a->flags & OP_FORCE && !apply))
 		e = apply_and_tell(a, apply);
 	else
 		e = apply ? incoming_apply(a->v, a->op, &a->m) : pass_over(a);

@@ -142,6 +142,20 @@ static bool is_ours(struct meeting *m, const char *path)
 	return ours || replica_dirty_mark(r, path, fid.ino ? &fid : NULL);
 }
 
+/* What stands at @path is not what the peer means, but what we have put there. */
+static bool is_another(struct meeting *m, const char *path)
+{
+	struct replica *r = m->r;
+	uint64_t mark;
+	bool put;
+
+	(void)pthread_mutex_lock(&r->lock);
+	put = unseen_put(r->unseen, path, m->seen);
+	(void)pthread_mutex_unlock(&r->lock);
+	mark = put ? 0 : replica_dirty_mark(r, path, NULL);
+	return put || (mark && replica_dirty_new(r, mark));
+}
+
 static struct conflict_side our_side(struct meeting *m, enum conflict_kind kind, int64_t when)
 {
 	return (struct conflict_side){kind, when, m->r->node.name, m->r->node.id};
@@ -590,6 +604,8 @@ static int meet_rename(struct meeting *m)
 		return e < 0 ? e : meet_two_renames(m, ours, when);
 	if (!st.st_ino) /* removed here: what the peer has under the new name stays */
 		return op->flags & OP_GONE ? 0 : ask_for(m, op->path2, true);
+	if (S_ISREG(st.st_mode) && is_another(m, op->path))
+		return op->flags & OP_GONE ? 0 : ask_for(m, op->path2, true);
 	if (S_ISREG(st.st_mode) && replica_is_asked(m->r, op->path))
 		return move_unknown(m, op->path);
 	if (confine_below(op->path2, op->path) || confine_below(op->path, op->path2))
@@ -631,7 +647,8 @@ static int meet_link(struct meeting *m)
 		e = reach(m, op->path2, &to);
 	if (e < 0 || (op->flags & OP_GONE && !from.st_ino))
 		return e;
-	if (!from.st_ino || S_ISDIR(from.st_mode) || replica_is_asked(m->r, op->path))
+	if (!from.st_ino || S_ISDIR(from.st_mode) || replica_is_asked(m->r, op->path) ||
+		is_another(m, op->path))
 		return ask_for(m, op->path2, false);
 	if (to.st_ino && to.st_ino != from.st_ino)
 		return link_meets(m, &from, &to);

@@ -776,6 +776,21 @@ static bool makes_version(const struct entry *e, const char *path, const struct 
 	}
 }
 
+bool unseen_put(const struct unseen *u, const char *path, const struct position *seen)
+{
+	const struct name *n = name_find(u, path, strlen(path));
+	const struct entry *e;
+	size_t i;
+
+	if (!n)
+		return false;
+	ROW_FOREACH(&n->refs, i, e)
+	if (is_newer(e, 0, seen) && makes_version(e, path, NULL) && e->op.type != OP_DIRTY &&
+		(e->op.type != OP_CONTENT || e->op.flags & OP_NEW))
+		return true;
+	return false;
+}
+
 static bool changes_name(const struct entry *e)
 {
 	if (e->op.type == OP_CONTENT)

@@ -79,6 +79,10 @@ char *unseen_follow(const struct unseen *u, const char *path, const struct posit
 const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
 	const struct fid *fid, const struct position *seen);
 
+/* Whether there is one, not in @seen, that put at @path what was not there before, and it is not
+ * safe. */
+bool unseen_put(const struct unseen *u, const char *path, const struct position *seen);
+
 /* Whether there is a link of ours, not in @seen, from or to the name @path. */
 bool unseen_link(const struct unseen *u, const char *path, const struct position *seen);
 
