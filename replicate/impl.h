@@ -230,6 +230,18 @@ void replica_moved(struct replica *r, const char *from, const char *to, bool exc
 /* The peer has answered all questions up to @seq. */
 void replica_answered(struct replica *r, uint64_t seq);
 
+struct ask;
+/* r->lock is held. */
+void ask_free_locked(struct replica *r, struct ask *a);
+/* The paths of questions below @from are asked for below @to too. r->lock is held. */
+void asks_follow_locked(struct replica *r, const char *from, const char *to);
+
+/* Marks the file of @op, an OP_CREATE or OP_DIRTY that was journaled, as being written. 0 or
+ * -ENOMEM. */
+int replica_mark_dirty(struct replica *r, const struct op *op);
+/* The marks below @from are below @to now, with @exchange the others there too. r->lock is held. */
+void marks_follow_locked(struct replica *r, const char *from, const char *to, bool exchange);
+
 bool replica_is_aborted(struct replica *r, uint64_t seq);
 
 /* Drops segments that every peer has and that hold no dirty mark. */
