@@ -78,7 +78,7 @@ const struct fuse_lowlevel_ops mount_ops = {
 	.open = op_open,
 	.create = op_create,
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-	.tmpfile = op_tmpfile, /* before it O_TMPFILE is EOPNOTSUPP */
+	.tmpfile = op_tmpfile, /* before it by op_create() */
 #endif
 	.read = op_read,
 	.write_buf = op_write_buf,

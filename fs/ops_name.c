@@ -2,6 +2,7 @@
 #include "creds.h"
 #include "ops.h"
 #include "record.h"
+#include "session_io.h"
 #include "replicate/base/cleanup.h"
 
 #include <fcntl.h>
@@ -349,16 +350,6 @@ static void reply_create(
 	}
 }
 
-void op_create(
-	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
-{
-	struct fuse_entry_param e = {0};
-	struct birth b = birth_of(req, parent, name, mode & 07777);
-	int r = create(&b, req, fi, &e);
-
-	reply_create(req, &e, fi, r);
-}
-
 /* O_TMPFILE: of this server only until link(2) gives it a name. */
 static int create_nameless(struct birth *b, struct fuse_file_info *fi, struct fuse_entry_param *e)
 {
@@ -387,4 +378,16 @@ void op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file
 	int r = create_nameless(&b, fi, &e);
 
 	reply_create(req, &e, fi, r);
+}
+
+void op_create(
+	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fuse_entry_param e = {0};
+	struct birth b = birth_of(req, parent, name, mode & 07777);
+
+	if (strcmp(name, TMPFILE_NAME) == 0)
+		op_tmpfile(req, parent, mode, fi);
+	else
+		reply_create(req, &e, fi, create(&b, req, fi, &e));
 }

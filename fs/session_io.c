@@ -4,7 +4,9 @@
 /*
  * DESIGN: libfuse makes the answer to FUSE_INIT from the flags that it knows. It lets us do the
  * reading and writing of its device, so the flag that is missing is put in on the way: the first
- * request says what the kernel has, the answer to that request asks for it. Everything else passes
+ * request says what the kernel has, the answer to that request asks for it. A request to make a
+ * file without a name, which libfuse would refuse, has the form of one to make a file: it is handed
+ * on as that, with the kernel's name for it, which no other file can have. Everything else passes
  * as it is.
  */
 
@@ -23,8 +25,9 @@ int session_io_install(struct mount *m)
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6), as it stands in flags2. */
+/* FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6), as it stands in flags2; FUSE_TMPFILE (Linux 6.2). */
 #define INIT2_DIRECT_IO_ALLOW_MMAP (1u << 4)
+#define OPCODE_TMPFILE 51
 
 /* What the kernel offers, if this is its INIT. Older kernels send a shorter one. */
 static void look_at(struct mount *m, const char *buf, size_t len)
@@ -44,6 +47,20 @@ static void look_at(struct mount *m, const char *buf, size_t len)
 	m->direct = (init.flags & FUSE_INIT_EXT) && (init.flags2 & INIT2_DIRECT_IO_ALLOW_MMAP);
 }
 
+/* Its struct fuse_create_in is followed by the name "/". */
+static void pass_tmpfile(char *buf, size_t len)
+{
+	const uint32_t create = FUSE_CREATE;
+	char *opcode = buf + offsetof(struct fuse_in_header, opcode);
+	uint32_t was;
+
+	if (len < sizeof(struct fuse_in_header))
+		return;
+	memcpy(&was, opcode, sizeof(was));
+	if (was == OPCODE_TMPFILE)
+		memcpy(opcode, &create, sizeof(create));
+}
+
 static ssize_t io_read(int fd, void *buf, size_t len, void *userdata)
 {
 	struct mount *m = userdata;
@@ -51,6 +68,8 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata)
 
 	if (n > 0 && !m->init_done)
 		look_at(m, buf, (size_t)n);
+	else if (n > 0)
+		pass_tmpfile(buf, (size_t)n);
 	return n;
 }
 

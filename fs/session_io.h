@@ -4,6 +4,9 @@
 
 #include "fs.h"
 
+/* What op_create() is asked to make instead of a name. */
+#define TMPFILE_NAME "/"
+
 /*
  * Where libfuse has no names for them (before 3.17): asks the kernel for FUSE_HANDLE_KILLPRIV_V2,
  * so that not every write is preceded by a question for security.capability, and finds out whether

@@ -296,7 +296,7 @@ def test_file_that_gets_its_name_later(pair, mode):
         fd = os.open(p.a.path, os.O_TMPFILE | os.O_RDWR, 0o640)
     except OSError as e:
         assert e.errno == errno.EOPNOTSUPP
-        pytest.skip("this libfuse does not know O_TMPFILE")
+        pytest.skip("this kernel does not hand O_TMPFILE on to FUSE")
     data = os.urandom(200_000)
     os.write(fd, data)
     os.fchown(fd, 1234, 2345)

@@ -8,7 +8,6 @@ import mmap
 import os
 import random
 import stat
-import subprocess
 import threading
 
 import pytest
@@ -444,9 +443,9 @@ def test_xattrs(here, below):
 
 
 def test_tmpfile(here, below):
-    if subprocess.run(["pkg-config", "--atleast-version=3.17", "fuse3"], check=False).returncode:
+    if [int(n) for n in os.uname().release.split(".")[:2]] < [6, 2]:
         fails(errno.EOPNOTSUPP, os.open, here, os.O_TMPFILE | os.O_RDWR, 0o640)
-        pytest.skip("this libfuse does not know O_TMPFILE")
+        pytest.skip("this kernel does not hand O_TMPFILE on to FUSE")
     fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o640)
     os.write(fd, b"content")
     assert os.fstat(fd).st_nlink == 0
