@@ -144,6 +144,8 @@ struct replica {
 	/* Makes an unconnected remote for the peer; the simulation puts its own here. */
 	int (*make_remote)(struct replica *r, struct peer *p, struct remote **ret);
 	void *make_remote_ctx;
+	/* The simulation's, with make_remote_ctx: whoever waits, the others go on. NULL: threads. */
+	void (*pause)(void *ctx, unsigned ms);
 	struct aborted *aborted; /* from before the start; not changed after replica_open */
 	atomic_uint_fast64_t last_time;
 	atomic_uint_fast64_t last_local;   /* newest JOURNAL_LOCAL record */
@@ -243,6 +245,9 @@ int replica_mark_dirty(struct replica *r, const struct op *op);
 void marks_follow_locked(struct replica *r, const char *from, const char *to, bool exchange);
 
 bool replica_is_aborted(struct replica *r, uint64_t seq);
+
+/* For whoever waits for something that others bring about. */
+void replica_pause(struct replica *r, unsigned ms);
 
 /* Drops segments that every peer has and that hold no dirty mark. */
 void replica_trim(struct replica *r);
@@ -387,6 +392,8 @@ int resync_look_back(struct replica *r);
 int resync_open(struct replica *r, bool seeded);
 void resync_close(struct replica *r);
 void *resync_thread(void *replica);
+/* Reconciles with each peer for which there is a reason, unless *retry_ms of it is to come. */
+void resync_turn(struct replica *r, uint64_t *retry_ms);
 
 /* ---- resync_bound.c ---- */
 /* Most bytes of a list of removed names that are read. */

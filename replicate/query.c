@@ -51,6 +51,7 @@ struct answerer {
 	uint64_t told_ms;
 	uint8_t digest[OP_DIGEST_MAX]; /* of the manifest; the thread's */
 	uint8_t digest_len;
+	uint64_t settle_head; /* what had been done when the manifest was written; the thread's */
 };
 
 static void request_clear(struct request *q)
@@ -161,22 +162,21 @@ static struct peer *asking_peer(const struct answerer *a)
 	return found;
 }
 
-/* Until the asker has all that was done here before the manifest was written: what it then does not
- * find is not just under way. What it cannot apply is not waited for. */
+/* The asker has all that was done here before the manifest was written: what it then does not find
+ * is not just under way. What it cannot apply is not waited for. */
+static bool is_settled(const struct answerer *a)
+{
+	const struct peer *p = asking_peer(a);
+
+	return !p || atomic_load(&a->replica->closing) || peer_has_or_cannot(p, a->settle_head);
+}
+
 static void settle(struct answerer *a)
 {
-	struct replica *r = a->replica;
-	const struct peer *p = asking_peer(a);
-	uint64_t head = replica_head(r);
-
-	for (unsigned turn = 0; p && !atomic_load(&r->closing); turn++) {
-		struct timespec pause = {.tv_nsec = SETTLE_POLL_MS * 1000000};
-
-		if (peer_has_or_cannot(p, head))
-			return;
+	for (unsigned turn = 0; !is_settled(a); turn++) {
 		if (turn % (PROGRESS_MS / SETTLE_POLL_MS) == 0) /* a sign of life */
 			tell(a, REPLY_WORKING, 0, 0, turn);
-		(void)nanosleep(&pause, NULL);
+		replica_pause(a->replica, SETTLE_POLL_MS);
 	}
 }
 
@@ -196,20 +196,40 @@ static int write_removed(struct answerer *a)
 	return e < 0 ? e : durable_replace(a->replica->acks, name, b.data, b.len, 0644, 0);
 }
 
-static void *answer_thread(void *arg)
+static int begin_answer(struct answerer *a)
 {
-	struct answerer *a = arg;
 	int e;
 
 	tell(a, REPLY_WORKING, 0, 0, 0);
 	e = write_manifest(a);
-	if (e == 0 && a->request.settle) {
-		settle(a);
+	a->settle_head = replica_head(a->replica);
+	return e;
+}
+
+static void end_answer(struct answerer *a, int e)
+{
+	if (e == 0 && a->request.settle)
 		e = write_removed(a);
-	}
 	tell(a, e < 0 ? REPLY_FAILED : REPLY_DONE, e, 0, 0);
 	atomic_store(&a->running, false);
+}
+
+static void *answer_thread(void *arg)
+{
+	struct answerer *a = arg;
+	int e = begin_answer(a);
+
+	if (e == 0 && a->request.settle)
+		settle(a);
+	end_answer(a, e);
 	return NULL;
+}
+
+/* Without threads: in turns. */
+static void answer_turn(struct answerer *a)
+{
+	if (is_settled(a))
+		end_answer(a, 0);
 }
 
 int answerer_new(struct replica *r, int spool, const char *id, struct answerer **ret)
@@ -245,6 +265,12 @@ static void start_answer(struct answerer *a, struct request *q)
 	a->request = *q;
 	*q = (struct request){0};
 	atomic_store(&a->running, true);
+	if (!a->replica->threaded) {
+		e = begin_answer(a);
+		if (e < 0 || !a->request.settle)
+			end_answer(a, e);
+		return;
+	}
 	e = -pthread_create(&a->thread, NULL, answer_thread, a);
 	a->started = e == 0;
 	if (e < 0) {
@@ -261,8 +287,11 @@ void answerer_turn(struct answerer *a)
 	struct stat st;
 	size_t len;
 
-	if (!a->replica->threaded || atomic_load(&a->running))
+	if (atomic_load(&a->running)) {
+		if (!a->replica->threaded)
+			answer_turn(a);
 		return;
+	}
 	fd = openat(a->spool, "request", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > REQUEST_MAX)
 		return;

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 /* Most origins that a record names; more peers than that need another format. */
 #define ORIGINS_MAX 16
@@ -364,4 +365,14 @@ int replica_sync_journal(struct replica *r, uint64_t seq)
 uint64_t replica_head(struct replica *r)
 {
 	return atomic_load(&r->last_local);
+}
+
+void replica_pause(struct replica *r, unsigned ms)
+{
+	struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+
+	if (r->pause)
+		r->pause(r->make_remote_ctx, ms);
+	else
+		(void)nanosleep(&pause, NULL);
 }

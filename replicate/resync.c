@@ -22,7 +22,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <utlist.h>
 
 #define ROUNDS_MAX 6
@@ -73,8 +72,6 @@ bool resync_can_run(struct peer *p)
 static int wait_until(struct resync *y, bool (*reached)(struct resync *y, uint64_t arg),
 	uint64_t arg, uint64_t done)
 {
-	struct timespec pause = {.tv_nsec = POLL_MS * 1000000};
-
 	while (!reached(y, arg)) {
 		int e = survey_go_on(&y->survey, done, y->n);
 
@@ -82,7 +79,7 @@ static int wait_until(struct resync *y, bool (*reached)(struct resync *y, uint64
 			return e;
 		if (!resync_can_run(y->survey.peer))
 			return -ENOTCONN;
-		(void)nanosleep(&pause, NULL);
+		replica_pause(y->survey.replica, POLL_MS);
 	}
 	return 0;
 }

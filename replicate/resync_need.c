@@ -198,7 +198,7 @@ bool resync_is_due(struct peer *p)
 
 	(void)pthread_mutex_lock(&r->lock);
 	o = p->known ? origin_find_locked(r, p->node.id) : NULL;
-	due = r->threaded && p->resync_needed && p->known && !p->is_plain &&
+	due = (r->threaded || r->pause) && p->resync_needed && p->known && !p->is_plain &&
 	      ((o && o->seen) || pairings_has(&r->pairings, true, p->node.id));
 	(void)pthread_mutex_unlock(&r->lock);
 	return due;
@@ -339,14 +339,19 @@ static void look_at(struct peer *p, uint64_t *retry_ms)
 		*retry_ms = clock_mono_ms() + RETRY_MS;
 }
 
+void resync_turn(struct replica *r, uint64_t *retry_ms)
+{
+	for (size_t i = 0; i < r->n_peers; i++)
+		look_at(&r->peers[i], &retry_ms[i]);
+}
+
 void *resync_thread(void *replica)
 {
 	struct replica *r = replica;
 	uint64_t *retry_ms = calloc(r->n_peers + 1, sizeof(*retry_ms));
 
 	while (retry_ms && !atomic_load(&r->closing)) {
-		for (size_t i = 0; i < r->n_peers; i++)
-			look_at(&r->peers[i], &retry_ms[i]);
+		resync_turn(r, retry_ms);
 		resync_bound_journal(r);
 		wait_a_moment(r);
 	}

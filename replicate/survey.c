@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <time.h>
 
 #define READ_BYTES (128u << 10)
 #define TURN_MS 50
@@ -22,11 +21,10 @@ int survey_go_on(struct survey *s, uint64_t done, uint64_t total)
 /* A peer answers one question of a node at a time. */
 static int wait_for_turn(struct survey *s)
 {
-	struct timespec pause = {.tv_nsec = TURN_MS * 1000000};
 	int e = 0;
 
 	while (e == 0 && pthread_mutex_trylock(&s->replica->survey_lock) != 0) {
-		(void)nanosleep(&pause, NULL);
+		replica_pause(s->replica, TURN_MS);
 		e = survey_go_on(s, 0, 0);
 	}
 	return e;
