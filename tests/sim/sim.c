@@ -3,14 +3,15 @@
 /*
  * The simulation: the replication core of two nodes in one process and one thread.
  *
- *     sim [--shared] [--plain] [--trace] FIRST COUNT
+ *     sim [--shared] [--plain] [--power] [--trace] FIRST COUNT
  *
  * Each seed runs in a child of its own: random changes on both nodes, turns of the senders, uploads
  * and receivers in random order, cuts of the link (a prefix of what was written arrives), crashes
  * at the fault points of the code, restarts. A crash leaves the replica's memory where it is and
  * jumps out; the next start knows only what is in the files. At the end everything is healed and
  * both trees must be the same. With --plain the first node keeps a copy on a third one as well, a
- * plain peer. A failing seed prints its number and replays exactly with --trace.
+ * plain peer. With --power machines lose what is not on their disks, and the nodes reconcile. A
+ * failing seed prints its number and replays exactly with --trace.
  */
 
 #include "sim.h"
@@ -33,7 +34,9 @@
 struct sim sim;
 
 #define STEPS 250
+#define STEPS_POWER 500 /* reconciling takes its time */
 #define HEAL_TURNS 4000
+#define WAITS_MAX 20000
 
 uint64_t sim_random(void)
 {
@@ -71,13 +74,10 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 /* What a seed leaves is large; with --trace it is kept, and comes out the same again. */
 static void remove_trees(void)
 {
-	char top[sizeof(sim.nodes[0].backing)];
-
-	(void)snprintf(top, sizeof(top), "%s", sim.nodes[0].backing);
-	if (!sim.trace && strrchr(top, '/')) {
-		*strrchr(top, '/') = '\0';
-		(void)nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-	}
+	for (unsigned i = 0; i < NODES && sim.power; i++)
+		sim_power_take_away(&sim.nodes[i]);
+	if (!sim.trace && sim.top[0])
+		(void)nftw(sim.top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 void sim_fail(const char *format, ...)
@@ -122,6 +122,8 @@ static int new_remote(struct replica *r, struct peer *p, struct remote **ret)
 						     : sim_remote_new(r, p, ret);
 }
 
+static void others_go_on(void *ctx, unsigned ms);
+
 static void start_node(struct sim_node *n)
 {
 	struct replica_config config = {
@@ -144,11 +146,12 @@ static void start_node(struct sim_node *n)
 		sim_fail("node %u cannot start: %s", n->index, error ?: strerror(-e));
 	n->replica->make_remote = new_remote;
 	n->replica->make_remote_ctx = n;
+	n->replica->pause = sim.power ? others_go_on : NULL;
 	n->replica->hooks = (struct replica_hooks){.ctx = n, .applied = sim_applied};
 	sim_trace("node %u: started", n->index);
 }
 
-static void crash_node(struct sim_node *n)
+static void crash_node(struct sim_node *n, bool power)
 {
 	sim.crashes++;
 	sim_remote_cut(n->index);
@@ -156,6 +159,9 @@ static void crash_node(struct sim_node *n)
 		sim_plain_cut();
 	n->replica = NULL; /* its memory stays behind, as a killed process' would */
 	sim_forget_open(n);
+	memset(n->resync_at, 0, sizeof(n->resync_at));
+	if (power)
+		sim_power_lose(n);
 	n->retry_at = sim.now_ns + (uint64_t)sim_below(3000) * 1000000u;
 }
 
@@ -163,6 +169,8 @@ static void turn_of(struct sim_node *n)
 {
 	struct sender *s = n->replica->peers[sim_below((unsigned)n->replica->n_peers)].sender;
 
+	if (sim.power && !sim.waiting && sim_chance(10))
+		resync_turn(n->replica, n->resync_at);
 	switch (sim_below(8)) {
 	case 0:
 	case 1:
@@ -203,11 +211,15 @@ static void step(struct sim_node *n, bool faults)
 		sim.plain_refuses = what == 1;
 		sim_trace("plain peer is %s", what == 0 ? "away" : what == 1 ? "full" : "up");
 	}
+	if (faults && sim.power && sim_chance(1)) {
+		crash_node(n, true);
+		return;
+	}
 	sim.crash_after = faults && sim_chance(3) ? 1 + sim_below(12) : 0;
 	if (setjmp(sim.crash) == 0)
 		turn_of(n);
 	else
-		crash_node(n);
+		crash_node(n, sim.power && sim_chance(50));
 	sim.crash_after = 0;
 }
 
@@ -224,12 +236,57 @@ static bool is_quiet(void)
 			/* the plain peer gets the other node's changes too */
 			uint64_t head = k ? journal_head(r->journal) : replica_head(r);
 
-			if (r->peers[k].state != PEER_IN_SYNC ||
+			if (r->peers[k].state != PEER_IN_SYNC || r->peers[k].resync_needed ||
 				position_contiguous(&r->peers[k].applied) < head)
 				return false;
 		}
 	}
 	return true;
+}
+
+static void heal_turn(void)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		struct replica *r = sim.nodes[i].replica;
+
+		for (size_t k = 0; k < r->n_peers; k++) {
+			sender_turn(r->peers[k].sender, 0);
+			(void)bulk_step(r->peers[k].sender->bulk);
+		}
+		(void)inbound_turn(r->inbound);
+	}
+	sim.now_ns += 20000000;
+}
+
+/* While a node's reconciler waits: no crashes, since what lies on the stack is its own. */
+static void others_go_on(void *ctx, unsigned ms)
+{
+	(void)ctx, (void)ms;
+	if (sim.waiting)
+		return;
+	if (++sim.waits > WAITS_MAX)
+		sim_fail("the reconciler comes to no end");
+	sim.waiting = true;
+	sim.crash_after = 0;
+	if (sim.healing) {
+		heal_turn();
+	} else {
+		unsigned other = sim_below(NODES);
+
+		if (sim_chance(1))
+			sim.link_up[other] = !sim.link_up[other];
+		for (unsigned i = 0; i < 4; i++) {
+			step(&sim.nodes[sim_below(NODES)], false);
+			sim.now_ns += (uint64_t)sim_below(50) * 1000000u;
+		}
+	}
+	sim.waiting = false;
+}
+
+void sim_wait(unsigned ms)
+{
+	if (sim.power && ms)
+		others_go_on(NULL, ms);
 }
 
 static void heal(void)
@@ -243,17 +300,11 @@ static void heal(void)
 			start_node(&sim.nodes[i]);
 		sim_close_all(&sim.nodes[i]);
 	}
+	sim.healing = true;
 	for (unsigned t = 0; t < HEAL_TURNS; t++) {
-		for (unsigned i = 0; i < NODES; i++) {
-			struct replica *r = sim.nodes[i].replica;
-
-			for (size_t k = 0; k < r->n_peers; k++) {
-				sender_turn(r->peers[k].sender, 0);
-				(void)bulk_step(r->peers[k].sender->bulk);
-			}
-			(void)inbound_turn(r->inbound);
-		}
-		sim.now_ns += 20000000;
+		heal_turn();
+		for (unsigned i = 0; i < NODES && sim.power; i++)
+			resync_turn(sim.nodes[i].replica, sim.nodes[i].resync_at);
 		if (t > 50 && is_quiet())
 			return;
 	}
@@ -303,23 +354,51 @@ static int find_in(const char *path, const struct stat *st, int flag, struct FTW
 	return 0;
 }
 
+void sim_versions_below(const char *backing, struct sim_versions *dst)
+{
+	found = *dst;
+	if (nftw(backing, find_in, 16, FTW_PHYS) < 0)
+		sim_fail("cannot look for versions: %m");
+	*dst = found;
+}
+
 /* Every version that nobody overwrote or removed knowingly is in the tree or in the vault, on both
  * nodes. */
 static void find_versions(void)
 {
 	for (unsigned at = 0; at < NODES; at++) {
-		memset(&found, 0, sizeof(found));
-		if (nftw(sim.nodes[at].backing, find_in, 16, FTW_PHYS) < 0)
-			sim_fail("cannot look for versions: %m");
+		static struct sim_versions there;
+
+		/* a vault is not reconciled */
+		if (at == 0 || !sim.failures)
+			memset(&there, 0, sizeof(there));
+		sim_versions_below(sim.nodes[at].backing, &there);
+		if (sim.failures && at + 1 < NODES)
+			continue;
 		for (unsigned i = 0; i < NODES; i++)
 			for (unsigned k = 0; k < SIM_VERSIONS; k++)
-				if (sim.live.has[i][k] && !found.has[i][k])
+				if (sim.live.has[i][k] && !there.has[i][k])
 					sim_fail("version %u of node %u is lost on node %u", k, i,
 						at);
 	}
 }
 
 /* ---- one seed ---- */
+
+static void set_places(struct sim_node *n, const char *top)
+{
+	if (!sim.power) {
+		(void)snprintf(n->backing, sizeof(n->backing), "%s/%u", top, n->index);
+		(void)snprintf(n->state, sizeof(n->state), "%s/state%u", top, n->index);
+		if (mkdir(n->backing, 0755) < 0)
+			sim_fail("mkdir: %m");
+		return;
+	}
+	(void)snprintf(n->disk, sizeof(n->disk), "%s/%u", top, n->index);
+	(void)snprintf(n->backing, sizeof(n->backing), "%s/www", n->disk);
+	(void)snprintf(n->state, sizeof(n->state), "%s/state", n->disk);
+	sim_power_set_up(n);
+}
 
 static void set_up(const char *top)
 {
@@ -331,10 +410,7 @@ static void set_up(const char *top)
 		struct sim_node *n = &sim.nodes[i];
 
 		n->index = i;
-		(void)snprintf(n->backing, sizeof(n->backing), "%s/%u", top, i);
-		(void)snprintf(n->state, sizeof(n->state), "%s/state%u", top, i);
-		if (mkdir(n->backing, 0755) < 0)
-			sim_fail("mkdir: %m");
+		set_places(n, top);
 		n->root = open(n->backing, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (apply_touch(n->root, "", sim.now_ns, true) < 0)
 			sim_fail("utimensat");
@@ -362,11 +438,14 @@ static void run(uint64_t seed)
 	sim.now_ns = 1000000000000000000u;
 	if (!mkdtemp(top))
 		sim_fail("mkdtemp: %m");
+	(void)snprintf(sim.top, sizeof(sim.top), "%s", top);
+	if (sim.power)
+		sim_power_own_mounts();
 	clock_set_source(sim_clock);
 	digest_set_random(sim_bytes);
 	set_up(top);
 	fault_set_hook(fault_hook);
-	for (unsigned i = 0; i < STEPS; i++) {
+	for (unsigned i = 0; i < (sim.power ? STEPS_POWER : STEPS); i++) {
 		step(&sim.nodes[sim_below(NODES)], true);
 		sim.now_ns += (uint64_t)sim_below(50) * 1000000u;
 	}
@@ -375,9 +454,10 @@ static void run(uint64_t seed)
 	find_versions();
 	if (sim.plain)
 		sim_plain_compare();
-	if (nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS) < 0)
-		sim_fail("cleaning up: %m");
-	sim_trace("%u changes, %u crashes, %u cuts", sim.ops, sim.crashes, sim.cuts);
+	sim_trace("%u changes, %u crashes, %u power failures, %u cuts", sim.ops, sim.crashes,
+		sim.failures, sim.cuts);
+	sim.trace = false; /* there is nothing to be looked into */
+	remove_trees();
 	_exit(0);
 }
 
@@ -387,7 +467,8 @@ static unsigned long number(const char *text)
 	unsigned long v = strtoul(text, &end, 10);
 
 	if (*end || end == text) {
-		(void)fprintf(stderr, "usage: sim [--shared] [--plain] [--trace] FIRST COUNT\n");
+		(void)fprintf(stderr,
+			"usage: sim [--shared] [--plain] [--power] [--trace] FIRST COUNT\n");
 		exit(2);
 	}
 	return v;
@@ -400,6 +481,7 @@ int main(int argc, char **argv)
 	for (; argc > 3; argc--, argv++) {
 		sim.shared_names |= strcmp(argv[1], "--shared") == 0;
 		sim.plain |= strcmp(argv[1], "--plain") == 0;
+		sim.power |= strcmp(argv[1], "--power") == 0;
 		sim.trace |= strcmp(argv[1], "--trace") == 0;
 	}
 	if (argc != 3)
@@ -407,6 +489,8 @@ int main(int argc, char **argv)
 	first = number(argv[1]);
 	count = number(argv[2]);
 	log_set_level(sim.trace ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+	if (sim.power)
+		sim_power_prepare();
 	for (unsigned long i = 0; i < count; i++) {
 		int status;
 		pid_t pid = fork();
@@ -421,6 +505,8 @@ int main(int argc, char **argv)
 			printf("seed %lu: ended by signal %d\n", first + i, WTERMSIG(status));
 		failed += status != 0;
 	}
+	if (sim.power)
+		sim_power_forget();
 	printf("simulation: %lu passed, %lu failed\n", count - failed, failed);
 	return failed ? 1 : 0;
 }

@@ -32,7 +32,7 @@ struct sim_versions {
 
 struct sim_node {
 	unsigned index;
-	char backing[256], state[256];
+	char disk[200], backing[256], state[256]; /* the first with --power only */
 	int root;
 	struct replica *replica;                 /* NULL while it is down */
 	struct replica_peer_config peers[2];     /* the other node, and of the first a plain one */
@@ -40,10 +40,12 @@ struct sim_node {
 	unsigned n_open;
 	unsigned counter;
 	uint64_t retry_at; /* when it starts again */
+	uint64_t resync_at[2];
 };
 
 struct sim {
 	uint64_t seed, random, now_ns;
+	char top[64]; /* all that the seed leaves is below it */
 	struct sim_node nodes[NODES];
 	bool link_up[NODES]; /* of the connections that the node opens */
 	bool shared_names;   /* both nodes change the same names */
@@ -53,7 +55,13 @@ struct sim {
 	jmp_buf crash;
 	unsigned crashes, cuts, ops;
 	struct sim_versions live;
+	struct sim_versions synced;        /* acknowledged as on a disk */
 	struct sim_versions parted[NODES]; /* lost one of several names there */
+	/* machines lose what is not on their disks */
+	bool power;
+	bool waiting; /* the reconciler of a node is, and the others go on */
+	bool healing;
+	unsigned waits, failures;
 	/* a third node, of which the first one keeps a copy */
 	bool plain;
 	char plain_dir[256];
@@ -82,6 +90,24 @@ void sim_remote_cut(unsigned node);
 int sim_plain_new(struct remote **ret);
 void sim_plain_cut(void);
 void sim_plain_compare(void);
+
+/* ---- sim_power.c ---- */
+/* For all seeds, and when all are done. */
+void sim_power_prepare(void);
+void sim_power_forget(void);
+/* For one. */
+void sim_power_own_mounts(void);
+void sim_power_set_up(struct sim_node *n);
+/* The machine of @n, whose replica has ended. */
+void sim_power_lose(struct sim_node *n);
+/* With --trace what is on the disk is left for whoever looks into it. */
+void sim_power_take_away(struct sim_node *n);
+
+/* ---- sim.c ---- */
+/* Enters the versions that stand in the tree and the vault. */
+void sim_versions_below(const char *backing, struct sim_versions *dst);
+/* Somebody waits for something that others bring about. */
+void sim_wait(unsigned ms);
 
 /* ---- sim_ops.c ---- */
 /* A random change on the node, as the file system would make it. */

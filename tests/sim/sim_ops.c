@@ -613,6 +613,28 @@ static void set_mode(struct sim_node *n, const char *path)
 	op_clear(&c.op);
 }
 
+/* An fsync, of an open file or a closed one: of one that is written whole the content comes with
+ * its close. */
+static void sync_file(struct sim_node *n, const char *path)
+{
+	struct sim_open_file *f = find_open(n, path);
+	_cleanup_op_ struct op op = {.type = OP_FSYNC, .path = strdup(path)};
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+
+	if (confine_stat(n->root, path, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	if (f && !f->whole)
+		close_file(n, f);
+	fd = confine_open(n->root, path, O_RDONLY, 0);
+	op.time = replica_now(n->replica);
+	if (fd < 0 || fsync(fd) < 0 || fid_of_fd(fd, &op.fid) < 0 ||
+		replica_note(n->replica, &op) < 0 || replica_sync_journal(n->replica, op.seq) < 0)
+		sim_fail("fsync of %s: %s", path, strerror(errno));
+	sim_versions_of(fd, &sim.synced);
+	sim_trace("node %u: fsync %s (%llu)", n->index, path, (unsigned long long)op.seq);
+}
+
 void sim_local_change(struct sim_node *n)
 {
 	static const char *const shared_dirs[] = {"d0", "d1", "d0/e"};
@@ -623,6 +645,10 @@ void sim_local_change(struct sim_node *n)
 	for (unsigned i = 0; i < n->n_open; i++)
 		if (n->open[i].front && sim_chance(50))
 			grow_file(n, &n->open[i]);
+	if (sim.power && sim_chance(15)) {
+		sync_file(n, n->n_open ? n->open[sim_below(n->n_open)].path : a);
+		return;
+	}
 	switch (sim_below(14)) {
 	case 0:
 	case 1:

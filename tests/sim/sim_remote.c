@@ -245,7 +245,9 @@ static int op_turn(struct remote *base, int timeout_ms, int wake_fd)
 	struct remote_file *f;
 	int r = check(of(base));
 
-	(void)timeout_ms, (void)wake_fd;
+	(void)wake_fd;
+	if (timeout_ms > 0)
+		sim_wait((unsigned)timeout_ms);
 	if (r < 0)
 		return r;
 	LL_FOREACH (of(base)->files, f) {
