@@ -7,6 +7,9 @@
  *     {"path": ..., "node": ..., "winner": ..., "seq": N, "other_seq": N, "kept": ns,
  *      "mode": N, "uid": N, "gid": N, "mtime": ns}
  *
+ * Bytes that were copied, and the description, are on the disk before anything else takes their
+ * place in the tree: that version may have been acknowledged as synced.
+ *
  * Several threads may be here at once; the lock serialises those that change or count.
  */
 
@@ -35,6 +38,7 @@ struct vault {
 };
 
 static void vault_account(struct vault *v);
+static void drop_damaged(const struct vault *v);
 
 int vault_open(int control, uint64_t max, struct vault **ret)
 {
@@ -56,6 +60,7 @@ int vault_open(int control, uint64_t max, struct vault **ret)
 	v->dir = dir;
 	v->max = max ? max : VAULT_MAX_DEFAULT;
 	(void)pthread_mutex_init(&v->lock, NULL);
+	drop_damaged(v);
 	vault_account(v);
 	*ret = v;
 	return 0;
@@ -340,6 +345,31 @@ static void vault_account(struct vault *v)
 	vault_list_free(list, n);
 }
 
+/* What cannot be read is no description, and its bytes no entry. */
+static void drop_damaged(const struct vault *v)
+{
+	_cleanup_closedir_ DIR *d = NULL;
+	const struct dirent *entry;
+
+	if (confine_opendir(v->dir, "", &d) < 0)
+		return;
+	while ((entry = readdir(d))) {
+		char meta[NAME_MAX + 8];
+		struct vault_entry e;
+		int r = vault_name_good(entry->d_name) ? load(v, entry->d_name, &e) : -EINVAL;
+
+		if (r == 0)
+			vault_entry_clear(&e);
+		if (r != -EBADMSG)
+			continue;
+		log_warning("the description of %s in the conflict vault is damaged and removed",
+			entry->d_name);
+		(void)snprintf(meta, sizeof(meta), "%s.json", entry->d_name);
+		if (unlinkat(v->dir, meta, 0) < 0)
+			log_warning("cannot remove it: %s", strerror(errno));
+	}
+}
+
 /* The entry's bytes are there: the description makes it one. */
 static int commit(struct vault *v, const char *name, const char *meta)
 {
@@ -353,7 +383,7 @@ static int commit(struct vault *v, const char *name, const char *meta)
 		return -errno;
 	(void)pthread_mutex_lock(&v->lock);
 	fresh = faccessat(v->dir, file, F_OK, AT_SYMLINK_NOFOLLOW) < 0;
-	e = durable_replace(v->dir, file, meta, strlen(meta), 0600, 0);
+	e = durable_replace(v->dir, file, meta, strlen(meta), 0600, 1);
 	if (e == 0 && fresh) {
 		v->bytes += (uint64_t)st.st_size;
 		v->n++;
@@ -403,6 +433,8 @@ static int copy_to(struct vault *v, int from, const char *name)
 	r = to < 0 ? -errno : copy_file(from, to);
 	if (r == 0 && futimens(to, (struct timespec[2]){st.st_atim, st.st_mtim}) < 0)
 		r = -errno;
+	if (r == 0 && fsync(to) < 0)
+		r = -errno;
 	return r;
 }
 
@@ -418,7 +450,9 @@ static int keep_text(struct vault *v, const char *name, const char *text, size_t
 	_cleanup_close_ int fd =
 		openat(v->dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 
-	return fd < 0 ? -errno : pwrite_all(fd, text, len, 0);
+	int r = fd < 0 ? -errno : pwrite_all(fd, text, len, 0);
+
+	return r == 0 && fsync(fd) < 0 ? -errno : r;
 }
 
 static int keep_symlink(struct vault *v, int dir, const char *leaf, const char *name)
@@ -533,6 +567,13 @@ bool vault_link_of(struct vault *v, ino_t ino, char ret[VAULT_NAME_SIZE])
 	return found;
 }
 
+static int sync_bytes(const struct vault *v, const char *name)
+{
+	_cleanup_close_ int fd = openat(v->dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
 /* The bytes of @op as NAME. */
 static int store(
 	struct vault *v, const struct apply_target *t, const struct op *op, const char *name)
@@ -541,6 +582,7 @@ static int store(
 	struct apply_result ignored;
 	struct op file = *op;
 	struct content bare = *op->content;
+	int r;
 
 	here.root = v->dir;
 	bare.xattrs = NULL;
@@ -553,7 +595,8 @@ static int store(
 	file.mask = OP_MODE | OP_UID | OP_GID | OP_MTIME;
 	file.mode = 0600;
 	file.uid = file.gid = 0;
-	return op_apply(&here, &file, &ignored);
+	r = op_apply(&here, &file, &ignored);
+	return r < 0 ? r : sync_bytes(v, name);
 }
 
 int vault_keep_content(

@@ -99,7 +99,7 @@ static void come_back(struct sim_node *n)
 		sim_fail("%s: %s", n->backing, strerror(errno));
 	(void)snprintf(running, sizeof(running), "%s/running", n->state);
 	if (access(running, F_OK) == 0)
-		command("echo another boot > %s", running);
+		command("echo another boot > %s && sync %s", running, running);
 }
 
 static void forget_what_is_gone(const struct sim_node *n)
