@@ -366,6 +366,17 @@ static void begin_growth(struct sim_node *n, const char *path)
 	grow_to(n, f, (uint64_t)st.st_size, BIG / 2);
 }
 
+static void trace_version(const struct sim_node *n, int fd)
+{
+	char self[32], path[300];
+	ssize_t len;
+
+	(void)snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	len = readlink(self, path, sizeof(path));
+	sim_trace(
+		"node %u: version %u in %.*s", n->index, n->counter, len > 0 ? (int)len : 0, path);
+}
+
 static size_t write_text(struct sim_node *n, int fd, off_t at)
 {
 	static struct sim_versions before, after;
@@ -392,7 +403,7 @@ static size_t write_text(struct sim_node *n, int fd, off_t at)
 	sim_versions_of(fd, &after);
 	versions_end(&before, &after);
 	sim.live.has[n->index][n->counter] = after.has[n->index][n->counter];
-	sim_trace("node %u: version %u", n->index, n->counter);
+	trace_version(n, fd);
 	return (size_t)len;
 }
 
