@@ -144,7 +144,8 @@ struct replica {
 	/* Makes an unconnected remote for the peer; the simulation puts its own here. */
 	int (*make_remote)(struct replica *r, struct peer *p, struct remote **ret);
 	void *make_remote_ctx;
-	/* The simulation's, with make_remote_ctx: whoever waits, the others go on. NULL: threads. */
+	/* The simulation's, with make_remote_ctx: whoever waits, the others go on. NULL: threads.
+	 */
 	void (*pause)(void *ctx, unsigned ms);
 	struct aborted *aborted; /* from before the start; not changed after replica_open */
 	atomic_uint_fast64_t last_time;
