@@ -12,6 +12,7 @@
  * the subtree's own directory. TANDEMFS_DIR is left out.
  */
 
+#include "manifest_index.h"
 #include "op.h"
 
 #include <stdbool.h>
@@ -29,18 +30,11 @@ struct manifest_sink {
 /* Sinks for a descriptor (ctx: int *) and for a buffer (ctx: struct buf *). */
 int manifest_put_fd(void *ctx, const void *data, size_t len);
 int manifest_put_buf(void *ctx, const void *data, size_t len);
-/* Sink for a descriptor that takes a digest of the bytes as well (ctx: struct manifest_digested *).
- */
-struct manifest_digested {
-	int fd;
-	struct digest *digest;
-};
-int manifest_put_digested(void *ctx, const void *data, size_t len);
-
 struct manifest_options {
-	const char *digest;   /* OpenSSL's name, for contents and xattrs */
-	bool one_level;       /* the directory and what is right in it, not what is below */
-	bool without_content; /* files' bytes are not read */
+	const char *digest;           /* OpenSSL's name, for contents and xattrs */
+	bool one_level;               /* the directory and what is right in it, not what is below */
+	bool without_content;         /* files' bytes are not read */
+	struct manifest_index *index; /* is told of the directories; may be NULL */
 	/* Called for each entry and every few MiB; below 0 it ends the writing with that error.
 	 * May be NULL. */
 	int (*progress)(void *ctx, uint64_t entries, uint64_t bytes);
@@ -56,6 +50,10 @@ struct manifest_options {
  */
 int manifest_write(int root, const char *path, const struct manifest_options *options,
 	const struct manifest_sink *sink);
+
+/* Into the descriptor @fd, with the digest over all bytes. Otherwise the same. */
+int manifest_write_fd(int root, const char *path, const struct manifest_options *options, int fd,
+	uint8_t dst[OP_DIGEST_MAX], uint8_t *ret_len);
 
 /* The digest over the bytes of a manifest: equal on two nodes exactly when the subtrees are. */
 int manifest_digest(int root, const char *path, const struct manifest_options *options,
@@ -95,6 +93,9 @@ void manifest_reader_free(struct manifest_reader *m);
 /* What the head says; kept by the reader. */
 const char *manifest_root(const struct manifest_reader *m);
 const char *manifest_digest_name(const struct manifest_reader *m);
+
+/* @entries of what the writer counted do not come: they are left out by the source. */
+void manifest_reader_skip(struct manifest_reader *m, uint64_t entries);
 
 /* The next entry, valid until the next call: 1, 0 at the end, -EBADMSG (cut short, out of order,
  * outside the subtree, not well formed), -ENOMEM or the source's error. */

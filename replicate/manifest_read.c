@@ -25,7 +25,7 @@ struct manifest_reader {
 	char *root, *digest_name;    /* owned */
 	uint8_t flags;
 	bool ended;
-	uint64_t count;
+	uint64_t count, skipped;
 	uint8_t record[MANIFEST_RECORD_MAX];
 };
 
@@ -159,6 +159,11 @@ const char *manifest_digest_name(const struct manifest_reader *m)
 	return m->digest_name;
 }
 
+void manifest_reader_skip(struct manifest_reader *m, uint64_t entries)
+{
+	m->skipped = entries;
+}
+
 static void read_digest(struct reader *r, uint8_t dst[OP_DIGEST_MAX], uint8_t *ret_len)
 {
 	size_t len;
@@ -229,7 +234,7 @@ static int read_end(struct manifest_reader *m)
 
 	if (r < 0)
 		return r;
-	if (load_u64(count) != m->count || m->count == 0)
+	if (load_u64(count) != m->count + m->skipped || m->count == 0)
 		return -EBADMSG;
 	m->ended = true;
 	return 0;

@@ -62,6 +62,7 @@ struct writer {
 	uint8_t *room;         /* owned: READ_ROOM bytes */
 	struct inode *inodes;  /* owned table */
 	uint64_t entries, bytes;
+	uint64_t put; /* bytes of the manifest that the sink has */
 	size_t path_len;
 	char path[TANDEMFS_PATH_MAX + 1];
 };
@@ -77,20 +78,13 @@ int manifest_put_buf(void *ctx, const void *data, size_t len)
 	return buf_error(ctx);
 }
 
-int manifest_put_digested(void *ctx, const void *data, size_t len)
-{
-	struct manifest_digested *to = ctx;
-	int r = digest_update(to->digest, data, len);
-
-	return r < 0 ? r : write_all(to->fd, data, len);
-}
-
 static int flush(struct writer *w)
 {
 	int r = buf_error(&w->out);
 
 	if (r == 0 && w->out.len > 0)
 		r = w->sink->put(w->sink->ctx, w->out.data, w->out.len);
+	w->put += w->out.len;
 	buf_reset(&w->out);
 	return r;
 }
@@ -237,10 +231,24 @@ static void fill_numbers(const struct stat *st, struct manifest_entry *e)
 		e->rdev = st->st_rdev;
 }
 
+/* The entry that stands in w->out from @at on. */
+static int index_entry(struct writer *w, size_t at, bool dir)
+{
+	struct manifest_index *x = w->options->index;
+	int r = buf_error(&w->out);
+
+	if (r < 0 || !x)
+		return r;
+	if (dir)
+		r = manifest_index_enter(x, w->path, w->put + at);
+	return r < 0 ? r : manifest_index_feed(x, w->out.data + at, w->out.len - at);
+}
+
 static int write_node(struct writer *w, int node, bool *ret_dir)
 {
 	struct manifest_entry e = {.path = w->path, .link = (char *)""};
 	char target[TANDEMFS_PATH_MAX + 1] = "";
+	size_t at = w->out.len;
 	struct stat st;
 	int r = 0;
 
@@ -259,7 +267,8 @@ static int write_node(struct writer *w, int node, bool *ret_dir)
 	put_entry(&w->out, &e);
 	w->entries++;
 	*ret_dir = S_ISDIR(st.st_mode);
-	return w->out.len >= FLUSH_AT ? flush(w) : 0;
+	r = index_entry(w, at, *ret_dir);
+	return r == 0 && w->out.len >= FLUSH_AT ? flush(w) : r;
 }
 
 static bool vanished(int error)
@@ -365,6 +374,18 @@ static void path_cut(struct writer *w, size_t len)
 	w->path[len] = '\0';
 }
 
+static int write_below(struct writer *w);
+
+/* After the entry of the directory at the present path. */
+static int write_dir(struct writer *w, bool below)
+{
+	int r = below ? write_below(w) : 0, left = 0;
+
+	if (w->options->index)
+		left = manifest_index_leave(w->options->index, w->put + w->out.len);
+	return r < 0 ? r : left;
+}
+
 /* What is in the directory at the present path. Depth is bounded by the length of a path. */
 static int write_below(struct writer *w)
 {
@@ -379,8 +400,8 @@ static int write_below(struct writer *w)
 		r = path_push(w, l.items[i]);
 		if (r == 0)
 			r = write_entry(w, &dir);
-		if (r == 0 && dir && !w->options->one_level)
-			r = write_below(w);
+		if (r == 0 && dir)
+			r = write_dir(w, !w->options->one_level);
 		if (vanished(r))
 			r = 0;
 		path_cut(w, here);
@@ -411,7 +432,7 @@ static int write_all_of(struct writer *w)
 	put_head(w);
 	r = write_entry(w, &dir);
 	if (r == 0)
-		r = dir ? write_below(w) : -ENOTDIR;
+		r = dir ? write_dir(w, true) : -ENOTDIR;
 	if (r < 0)
 		return r;
 	buf_put_u32(&w->out, 0);
@@ -456,6 +477,33 @@ int manifest_write(int root, const char *path, const struct manifest_options *op
 		r = write_all_of(w);
 	writer_free(w);
 	return r;
+}
+
+struct digested {
+	int fd;
+	struct digest *digest;
+};
+
+static int put_digested(void *ctx, const void *data, size_t len)
+{
+	struct digested *to = ctx;
+	int r = digest_update(to->digest, data, len);
+
+	return r < 0 ? r : write_all(to->fd, data, len);
+}
+
+int manifest_write_fd(int root, const char *path, const struct manifest_options *options, int fd,
+	uint8_t dst[OP_DIGEST_MAX], uint8_t *ret_len)
+{
+	_cleanup_digest_ struct digest *d = NULL;
+	struct digested to = {.fd = fd};
+	int r = digest_new(options->digest, &d);
+
+	if (r < 0)
+		return r;
+	to.digest = d;
+	r = manifest_write(root, path, options, &(struct manifest_sink){put_digested, &to});
+	return r < 0 ? r : digest_final(d, dst, ret_len);
 }
 
 static int put_digest(void *ctx, const void *data, size_t len)

@@ -87,6 +87,11 @@ static int parse_request(const void *data, size_t len, struct request *ret)
 
 /* ---- the answerer ---- */
 
+static void name_of(const struct answerer *a, const char *what, char dst[64])
+{
+	(void)snprintf(dst, 64, "%s.%s", a->id, what);
+}
+
 static void tell(
 	struct answerer *a, enum reply_state state, int error, uint64_t entries, uint64_t bytes)
 {
@@ -102,7 +107,7 @@ static void tell(
 	buf_put_u64(&b, bytes);
 	buf_put_blob(&b, a->digest, state == REPLY_DONE ? a->digest_len : 0);
 	wire_end(&b, start);
-	(void)snprintf(name, sizeof(name), "%s.reply", a->id);
+	name_of(a, "reply", name);
 	e = buf_error(&b);
 	if (e == 0)
 		e = durable_replace(a->replica->acks, name, b.data, b.len, 0644, 0);
@@ -122,6 +127,20 @@ static int tell_progress(void *ctx, uint64_t entries, uint64_t bytes)
 	return 0;
 }
 
+static int write_index(struct answerer *a, const struct manifest_index *index)
+{
+	_cleanup_buf_ struct buf b = {0};
+	char name[64];
+	int e;
+
+	name_of(a, "index", name);
+	manifest_index_encode(index, a->request.id, &b);
+	e = buf_error(&b);
+	if (e == 0 && b.len > MANIFEST_INDEX_MAX)
+		return unlinkat(a->replica->acks, name, 0) < 0 && errno != ENOENT ? -errno : 0;
+	return e < 0 ? e : durable_replace(a->replica->acks, name, b.data, b.len, 0644, 0);
+}
+
 static int write_manifest(struct answerer *a)
 {
 	struct manifest_options options = {.digest = a->request.digest,
@@ -129,23 +148,22 @@ static int write_manifest(struct answerer *a)
 		.without_content = a->request.without_content,
 		.progress = tell_progress,
 		.ctx = a};
-	_cleanup_digest_ struct digest *digest = NULL;
+	_cleanup_manifest_index_ struct manifest_index *index = NULL;
 	_cleanup_close_ int fd = -1;
-	struct manifest_digested file;
-	struct manifest_sink sink = {.put = manifest_put_digested, .ctx = &file};
 	char name[64];
-	int e = digest_new(a->request.digest, &digest);
+	int e = manifest_index_new(a->request.digest, &index);
 
 	if (e < 0)
 		return e;
-	(void)snprintf(name, sizeof(name), "%s.manifest", a->id);
+	options.index = index;
+	name_of(a, "manifest", name);
 	fd = openat(a->replica->acks, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
 		0644);
 	if (fd < 0 || fchmod(fd, 0644) < 0)
 		return -errno;
-	file = (struct manifest_digested){.fd = fd, .digest = digest};
-	e = manifest_write(a->replica->root, a->request.path, &options, &sink);
-	return e < 0 ? e : digest_final(digest, a->digest, &a->digest_len);
+	e = manifest_write_fd(
+		a->replica->root, a->request.path, &options, fd, a->digest, &a->digest_len);
+	return e < 0 ? e : write_index(a, index);
 }
 
 /* The peer that asks, when we write to it as well. */
@@ -192,7 +210,7 @@ static int write_removed(struct answerer *a)
 		return e;
 	e = removed_encode(t, &b);
 	removed_free(t);
-	(void)snprintf(name, sizeof(name), "%s.removed", a->id);
+	name_of(a, "removed", name);
 	return e < 0 ? e : durable_replace(a->replica->acks, name, b.data, b.len, 0644, 0);
 }
 
@@ -306,13 +324,13 @@ void answerer_turn(struct answerer *a)
 
 /* ---- the asker ---- */
 
-static int put_request(struct peer *p, struct remote *remote, const struct query *q, uint64_t id)
+static int put_request(struct peer *p, struct remote *remote, const struct query *q)
 {
 	_cleanup_buf_ struct buf b = {0};
 	_cleanup_free_ char *path = NULL;
 	size_t start = wire_begin(&b, WIRE_REQUEST);
 
-	buf_put_u64(&b, id);
+	buf_put_u64(&b, q->id);
 	buf_put_string(&b, q->path);
 	buf_put_string(&b, q->digest);
 	buf_put_u8(&b, q->one_level);
@@ -335,8 +353,8 @@ struct reply {
 };
 
 /* The answer's state. 0; -EAGAIN when there is none to this request yet. */
-static int get_reply(struct remote *remote, const char *path, const struct query *q, uint64_t id,
-	struct reply *ret)
+static int get_reply(
+	struct remote *remote, const char *path, const struct query *q, struct reply *ret)
 {
 	_cleanup_free_ char *data = NULL;
 	struct wire_frame f;
@@ -350,7 +368,7 @@ static int get_reply(struct remote *remote, const char *path, const struct query
 	if (wire_parse((uint8_t *)data, len, &f, &frame_len) < 0 || f.kind != WIRE_REQUEST)
 		return -EAGAIN;
 	r = reader_of(f.payload, f.len);
-	if (reader_u64(&r) != id)
+	if (reader_u64(&r) != q->id)
 		return -EAGAIN;
 	ret->state = reader_u8(&r);
 	ret->error = -(int)reader_u32(&r);
@@ -363,13 +381,13 @@ static int get_reply(struct remote *remote, const char *path, const struct query
 
 /* 1: the manifest is the asker's own. */
 static int wait_for_reply(struct remote *remote, const char *path, const struct query *q,
-	uint64_t id, int (*progress)(void *ctx, uint64_t entries), void *ctx)
+	int (*progress)(void *ctx, uint64_t entries), void *ctx)
 {
 	uint64_t heard_ms = clock_mono_ms(), heard = UINT64_MAX;
 
 	for (;;) {
 		struct reply reply = {0};
-		int e = get_reply(remote, path, q, id, &reply);
+		int e = get_reply(remote, path, q, &reply);
 
 		if (e < 0 && e != -EAGAIN)
 			return e;
@@ -391,24 +409,29 @@ static int wait_for_reply(struct remote *remote, const char *path, const struct 
 	}
 }
 
-int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
+/* NULL: no memory. */
+static char *answer_path(const struct peer *p, const char *what)
+{
+	char *path;
+
+	if (asprintf(&path, "%s/" TANDEMFS_DIR "/acks/%s.%s", p->config->path, p->replica->node.id,
+		    what) < 0)
+		return NULL;
+	return path;
+}
+
+int query_manifest(struct peer *p, struct remote *remote, struct query *q,
 	int (*progress)(void *ctx, uint64_t entries), void *ctx, struct remote_file **ret)
 {
-	_cleanup_free_ char *reply = NULL, *manifest = NULL;
-	uint64_t id;
-	int e = digest_random(&id, sizeof(id));
+	_cleanup_free_ char *reply = answer_path(p, "reply");
+	_cleanup_free_ char *manifest = answer_path(p, "manifest");
+	int e = reply && manifest ? digest_random(&q->id, sizeof(q->id)) : -ENOMEM;
 
 	if (e == 0)
-		e = put_request(p, remote, q, id);
+		e = put_request(p, remote, q);
 	if (e < 0)
 		return e;
-	if (asprintf(&reply, "%s/" TANDEMFS_DIR "/acks/%s.reply", p->config->path,
-		    p->replica->node.id) < 0)
-		return reply = NULL, -ENOMEM;
-	if (asprintf(&manifest, "%s/" TANDEMFS_DIR "/acks/%s.manifest", p->config->path,
-		    p->replica->node.id) < 0)
-		return manifest = NULL, -ENOMEM;
-	e = wait_for_reply(remote, reply, q, id, progress, ctx);
+	e = wait_for_reply(remote, reply, q, progress, ctx);
 	if (e > 0)
 		*ret = NULL;
 	if (e != 0)
@@ -416,17 +439,26 @@ int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
 	return remote->ops->open(remote, manifest, REMOTE_READ | REMOTE_SIDE, 0, ret);
 }
 
+int query_index(
+	struct peer *p, struct remote *remote, const struct query *q, struct manifest_index **ret)
+{
+	_cleanup_free_ char *path = answer_path(p, "index"), *data = NULL;
+	size_t len;
+	int e = path ? remote->ops->get(remote, path, MANIFEST_INDEX_MAX, &data, &len) : -ENOMEM;
+
+	*ret = NULL;
+	if (e < 0)
+		return e == -ENOENT ? 0 : e;
+	return manifest_index_decode(data, len, q->id, ret);
+}
+
 int query_removed(struct peer *p, struct remote *remote, struct removed **ret)
 {
-	_cleanup_free_ char *path = NULL, *data = NULL;
+	_cleanup_free_ char *path = answer_path(p, "removed"), *data = NULL;
 	struct removed *t;
 	size_t len;
-	int e;
+	int e = path ? remote->ops->get(remote, path, RESYNC_REMOVED_MAX, &data, &len) : -ENOMEM;
 
-	if (asprintf(&path, "%s/" TANDEMFS_DIR "/acks/%s.removed", p->config->path,
-		    p->replica->node.id) < 0)
-		return path = NULL, -ENOMEM;
-	e = remote->ops->get(remote, path, RESYNC_REMOVED_MAX, &data, &len);
 	if (e < 0)
 		return e;
 	t = removed_new();

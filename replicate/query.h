@@ -6,13 +6,14 @@
  * Questions that one node asks another: the manifest of a subtree.
  *
  *   asker                                       answerer
- *   put in/ASKER/request {id, path, ...}   -->  a thread writes acks/ASKER.manifest
+ *   put in/ASKER/request {id, path, ...}   -->  a thread writes acks/ASKER.manifest and .index
  *   reads acks/ASKER.reply                 <--  {id, working, entries, bytes}, and in the end
  *                                               {id, done} or {id, failed, errno}
- *   reads acks/ASKER.manifest
+ *   reads acks/ASKER.index, and of acks/ASKER.manifest the directories that differ
  */
 
 #include "impl.h"
+#include "manifest_index.h"
 
 /* ---- the answerer's side, one for each spool ---- */
 
@@ -33,14 +34,20 @@ struct query {
 	uint8_t own[OP_DIGEST_MAX]; /* digest of the asker's manifest of that */
 	uint8_t own_len;
 	bool settle; /* answered once the asker has all that was done there before */
+	uint64_t id; /* set by query_manifest() */
 };
 
 /* Asks the peer over @remote (connected, the caller's) and waits for the answer; then *ret is its
  * manifest, open for reading on the side channel; NULL when it is the same as the asker's.
  * @progress as for replica_verify. 0; -EINTR when it says so; or -errno of the connection or of the
  * peer. */
-int query_manifest(struct peer *p, struct remote *remote, const struct query *q,
+int query_manifest(struct peer *p, struct remote *remote, struct query *q,
 	int (*progress)(void *ctx, uint64_t entries), void *ctx, struct remote_file **ret);
+
+/* The directories of the manifest that was the answer; the caller frees. NULL when there are too
+ * many. 0 or -errno. */
+int query_index(
+	struct peer *p, struct remote *remote, const struct query *q, struct manifest_index **ret);
 
 /* After an answer with `settle`: the names that the peer has removed and no longer journaled. The
  * caller frees. 0 or -errno. */

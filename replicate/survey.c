@@ -2,7 +2,6 @@
 #include "survey.h"
 
 #include "base/cleanup.h"
-#include "digest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -78,65 +77,153 @@ static int count_there(void *ctx, uint64_t entries)
 	return survey_go_on(s, entries, s->entries);
 }
 
-static int get_remote(void *ctx, void *dst, size_t size, size_t *ret_len)
+/* ---- a manifest without the parts that are skipped ---- */
+
+struct part {
+	struct survey *survey;
+	int (*read)(struct survey *s, uint64_t offset, void *dst, size_t *len);
+	struct manifest_skips skips; /* owned */
+	size_t skipped;              /* of them */
+	uint64_t offset;             /* of the next read */
+	size_t len, at;
+	uint8_t bytes[READ_BYTES];
+};
+
+static int read_remote(struct survey *s, uint64_t offset, void *dst, size_t *len)
 {
-	struct survey *s = ctx;
-	size_t len = size < READ_BYTES ? size : READ_BYTES;
-	int e = s->remote->ops->read_start(s->file, s->offset, len);
+	int e = s->remote->ops->read_start(s->file, offset, *len);
 
 	while (e == 0) {
-		*ret_len = len;
-		e = s->remote->ops->read_result(s->file, dst, ret_len);
+		e = s->remote->ops->read_result(s->file, dst, len);
 		if (e != -EAGAIN)
 			break;
 		e = s->remote->ops->turn(s->remote, 1000, -1);
 	}
-	if (e == 0)
-		s->offset += *ret_len;
 	return e;
 }
 
-static int write_here(struct survey *s, struct query *q, int *ret_fd)
+static int read_local(struct survey *s, uint64_t offset, void *dst, size_t *len)
+{
+	ssize_t n = pread(s->here, dst, *len, (off_t)offset);
+
+	if (n < 0)
+		return -errno;
+	*len = (size_t)n;
+	return 0;
+}
+
+static int refill(struct part *p)
+{
+	const struct manifest_skip *next = p->skips.list ? p->skips.list + p->skipped : NULL;
+	size_t len = sizeof(p->bytes);
+	int e;
+
+	for (; p->skipped < p->skips.n && p->offset == next->start; p->skipped++, next++)
+		p->offset = next->end;
+	if (p->skipped < p->skips.n && next->start - p->offset < len)
+		len = (size_t)(next->start - p->offset);
+	p->len = p->at = 0;
+	e = p->read(p->survey, p->offset, p->bytes, &len);
+	if (e < 0)
+		return e;
+	p->len = len;
+	p->offset += len;
+	return 0;
+}
+
+static int get_part(void *ctx, void *dst, size_t size, size_t *ret_len)
+{
+	struct part *p = ctx;
+	int e = p->at < p->len ? 0 : refill(p);
+
+	if (e < 0)
+		return e;
+	if (size > p->len - p->at)
+		size = p->len - p->at;
+	memcpy(dst, p->bytes + p->at, size);
+	p->at += size;
+	*ret_len = size;
+	return 0;
+}
+
+static void part_free(struct part **p)
+{
+	if (*p)
+		manifest_skips_clear(&(*p)->skips);
+	free(*p);
+}
+#define _cleanup_part_ __attribute__((cleanup(part_free)))
+
+static struct part *part_new(
+	struct survey *s, int (*read)(struct survey *s, uint64_t offset, void *dst, size_t *len))
+{
+	struct part *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->survey = s;
+	p->read = read;
+	return p;
+}
+
+/* ---- both of them ---- */
+
+static int write_here(struct survey *s, struct query *q, struct manifest_index *index, int *ret_fd)
 {
 	struct manifest_options options = {.digest = q->digest,
 		.one_level = q->one_level,
 		.without_content = q->without_content,
+		.index = index,
 		.progress = count_here,
 		.ctx = s};
 	_cleanup_close_ int fd =
 		openat(s->replica->state, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-	_cleanup_digest_ struct digest *digest = NULL;
-	struct manifest_digested file = {.fd = fd};
-	struct manifest_sink sink = {.put = manifest_put_digested, .ctx = &file};
 	int e;
 
 	if (fd < 0)
 		return -errno;
-	e = digest_new(q->digest, &digest);
-	file.digest = digest;
-	if (e == 0)
-		e = manifest_write(s->replica->root, q->path, &options, &sink);
-	if (e == 0)
-		e = digest_final(digest, q->own, &q->own_len);
-	if (e == 0 && lseek(fd, 0, SEEK_SET) < 0)
-		e = -errno;
+	e = manifest_write_fd(s->replica->root, q->path, &options, fd, q->own, &q->own_len);
 	if (e == 0)
 		*ret_fd = steal_fd(&fd);
 	return e;
 }
 
-static int read_both(struct survey *s,
+static int skip_the_same(struct survey *s, const struct query *q,
+	const struct manifest_index *index, struct part *here, struct part *there)
+{
+	_cleanup_manifest_index_ struct manifest_index *theirs = NULL;
+	int e = query_index(s->peer, s->remote, q, &theirs);
+
+	if (e < 0 || !theirs)
+		return e;
+	return manifest_index_compare(index, theirs, &here->skips, &there->skips);
+}
+
+static int read_both(struct part *here, struct part *there,
 	int (*merge)(void *ctx, struct manifest_reader *here, struct manifest_reader *there),
 	void *ctx)
 {
-	struct manifest_source here = {.get = manifest_get_fd, .ctx = &s->here};
-	struct manifest_source there = {.get = get_remote, .ctx = s};
 	_cleanup_manifest_ struct manifest_reader *a = NULL, *b = NULL;
-	int e = manifest_reader_new(&here, &a);
+	int e = manifest_reader_new(&(struct manifest_source){get_part, here}, &a);
 
 	if (e == 0)
-		e = manifest_reader_new(&there, &b);
-	return e < 0 ? e : merge(ctx, a, b);
+		e = manifest_reader_new(&(struct manifest_source){get_part, there}, &b);
+	if (e < 0)
+		return e;
+	manifest_reader_skip(a, here->skips.entries);
+	manifest_reader_skip(b, there->skips.entries);
+	return merge(ctx, a, b);
+}
+
+static int compare(struct survey *s, const struct query *q, const struct manifest_index *index,
+	int (*merge)(void *ctx, struct manifest_reader *here, struct manifest_reader *there),
+	void *ctx)
+{
+	_cleanup_part_ struct part *here = part_new(s, read_local);
+	_cleanup_part_ struct part *there = part_new(s, read_remote);
+	int e = here && there ? skip_the_same(s, q, index, here, there) : -ENOMEM;
+
+	return e < 0 ? e : read_both(here, there, merge, ctx);
 }
 
 int survey_take(struct survey *s, const struct survey_what *what,
@@ -149,16 +236,18 @@ int survey_take(struct survey *s, const struct survey_what *what,
 		.one_level = what->one_level,
 		.without_content = what->without_content,
 		.settle = what->settle};
+	_cleanup_manifest_index_ struct manifest_index *index = NULL;
 	_cleanup_close_ int fd = -1;
-	int closed, e = write_here(s, &q, &fd);
+	int closed, e = manifest_index_new(q.digest, &index);
 
+	if (e == 0)
+		e = write_here(s, &q, index, &fd);
 	if (e == 0)
 		e = query_manifest(s->peer, s->remote, &q, count_there, s, &s->file);
 	if (e < 0 || !s->file) /* the same: nothing is to be merged */
 		return e;
 	s->here = fd;
-	s->offset = 0;
-	e = read_both(s, merge, ctx);
+	e = compare(s, &q, index, merge, ctx);
 	closed = s->remote->ops->close(s->file);
 	s->file = NULL;
 	return e < 0 ? e : closed;

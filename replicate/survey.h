@@ -23,7 +23,6 @@ struct survey {
 	uint64_t entries; /* of the last manifest written here */
 	int here;
 	struct remote_file *file;
-	uint64_t offset;
 };
 
 /* Connects. The fields above are set by the caller, the others zeroed. 0 or -errno; *ret_error as
@@ -35,8 +34,8 @@ void survey_end(struct survey *s);
 int survey_go_on(struct survey *s, uint64_t done, uint64_t total);
 
 /* Has both manifests made and calls @merge with their readers, unless they are the same byte by
- * byte, which a digest tells. 0, what @merge returns, or -errno of the connection, the peer or the
- * walk. */
+ * byte, which a digest tells. Directories that are the same with all below are left out of both. 0,
+ * what @merge returns, or -errno of the connection, the peer or the walk. */
 struct survey_what {
 	const char *path;
 	bool one_level, without_content;

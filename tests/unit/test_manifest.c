@@ -121,16 +121,84 @@ static void note(void *ctx, const char *path, const char *what)
 	snprintf(f->text + len, sizeof(f->text) - len, "%s:%s;", path, what);
 }
 
+/* The manifest without what is skipped. */
+static void cut(const struct buf *b, const struct manifest_skips *s, struct buf *ret)
+{
+	uint64_t at = 0;
+
+	for (size_t i = 0; i < s->n; i++) {
+		assert_true(s->list[i].start >= at && s->list[i].end > s->list[i].start);
+		buf_put(ret, b->data + at, s->list[i].start - at);
+		at = s->list[i].end;
+	}
+	assert_true(at < b->len);
+	buf_put(ret, b->data + at, b->len - at);
+}
+
+static void write_indexed(int root, const char *path, const struct manifest_options *o,
+	struct buf *b, struct manifest_index **ret)
+{
+	struct manifest_options with = *o;
+
+	assert_int_equal(manifest_index_new(o->digest, ret), 0);
+	with.index = *ret;
+	write_buf(root, path, &with, b);
+}
+
+/* By way of its encoding, as a peer's. */
+static void send_index(struct manifest_index **x)
+{
+	_cleanup_buf_ struct buf b = {0};
+	struct manifest_index *got;
+
+	manifest_index_encode(*x, 77, &b);
+	assert_int_equal(manifest_index_decode(b.data, b.len, 77, &got), 0);
+	manifest_index_free(*x);
+	*x = got;
+}
+
+/* The same differences are found when what is the same is left out. */
+static void assert_differences_indexed(struct fixture *f, const char *path,
+	const struct manifest_options *o, const char *want, struct manifest_skips *ret_skips)
+{
+	_cleanup_manifest_index_ struct manifest_index *x = NULL, *y = NULL;
+	_cleanup_manifest_skips_ struct manifest_skips there_skips = {0};
+	_cleanup_manifest_ struct manifest_reader *here = NULL, *there = NULL;
+	_cleanup_buf_ struct buf a = {0}, b = {0}, plain = {0}, a_cut = {0}, b_cut = {0};
+	struct findings found = {""};
+	struct memory ma, mb;
+	uint64_t count;
+
+	write_buf(f->a, path, o, &plain);
+	write_indexed(f->a, path, o, &a, &x);
+	assert_int_equal(a.len, plain.len);
+	assert_memory_equal(a.data, plain.data, a.len);
+	write_indexed(f->b, path, o, &b, &y);
+	send_index(&y);
+	assert_int_equal(manifest_index_compare(x, y, ret_skips, &there_skips), 0);
+	assert_int_equal(ret_skips->entries, there_skips.entries);
+	cut(&a, ret_skips, &a_cut);
+	cut(&b, &there_skips, &b_cut);
+	assert_int_equal(open_buf(&a_cut, &ma, &here), 0);
+	assert_int_equal(open_buf(&b_cut, &mb, &there), 0);
+	manifest_reader_skip(here, ret_skips->entries);
+	manifest_reader_skip(there, there_skips.entries);
+	assert_int_equal(manifest_compare(here, there, note, &found, &count), 0);
+	assert_string_equal(found.text, want);
+}
+
 static void assert_differences(
 	struct fixture *f, const char *path, const struct manifest_options *o, const char *want)
 {
 	_cleanup_manifest_ struct manifest_reader *here = NULL, *there = NULL;
+	_cleanup_manifest_skips_ struct manifest_skips skips = {0};
 	_cleanup_buf_ struct buf a = {0}, b = {0};
 	struct findings found = {""};
 	struct memory ma, mb;
 	uint64_t count = 99, semicolons = 0;
 	const char *p;
 
+	assert_differences_indexed(f, path, o, want, &skips);
 	write_buf(f->a, path, o, &a);
 	write_buf(f->b, path, o, &b);
 	assert_int_equal(open_buf(&a, &ma, &here), 0);
@@ -433,11 +501,62 @@ static void names_vanish(void **state)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
+static void only_directories_that_differ(void **state)
+{
+	_cleanup_manifest_skips_ struct manifest_skips skips = {0};
+	const struct manifest_options o = {.digest = "sha256"};
+	struct fixture *f = *state;
+
+	shell(f,
+		"cd a; mkdir -p same/below other/below late; touch same/1 same/below/2 other/1"
+		" other/below/2; cd ..; rm -rf b; cp -a a b; echo x >b/other/1; mkdir a/only; touch a/only/1;"
+		" rm b/late -r; touch -r a b; touch -r a/other/1 b/other/1; touch -r a/other b/other");
+	close(f->b);
+	f->b = open_tree(f, "b");
+	assert_differences_indexed(
+		f, "", &o, "late:only here;only:only here;only/1:only here;other/1:size;", &skips);
+	/* d, other/below and same: each whole */
+	assert_int_equal(skips.n, 3);
+	assert_int_equal(skips.entries, 7 + 2 + 4);
+	assert_differences(f, "other", &o, "other/1:size;");
+}
+
+static void hostile_index(void **state)
+{
+	_cleanup_manifest_index_ struct manifest_index *x = NULL;
+	_cleanup_buf_ struct buf m = {0}, b = {0}, twice = {0};
+	const struct manifest_options o = {.digest = "sha256"};
+	struct fixture *f = *state;
+	struct manifest_index *got = NULL;
+	size_t whole = 0;
+
+	write_indexed(f->a, "", &o, &m, &x);
+	manifest_index_encode(x, 5, &b);
+	assert_int_equal(manifest_index_decode(b.data, b.len, 6, &got), -EBADMSG);
+	for (size_t len = 0; len < b.len; len++) {
+		int r = manifest_index_decode(b.data, len, 5, &got);
+
+		if (r == 0) { /* cut between two directories */
+			manifest_index_free(got);
+			whole++;
+		} else {
+			assert_int_equal(r, -EBADMSG);
+		}
+	}
+	assert_int_equal(whole, 4);
+	/* the same directories again: out of order */
+	buf_put(&twice, b.data, b.len);
+	buf_put(&twice, b.data + 16, b.len - 16);
+	assert_int_equal(manifest_index_decode(twice.data, twice.len, 5, &got), -EBADMSG);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		CASE(only_directories_that_differ),
+		CASE(hostile_index),
 		cmocka_unit_test(order_of_paths),
 		CASE(lists_in_order),
 		CASE(alike),
