@@ -7,8 +7,8 @@
  * the image is mounted in its place, and the node starts on that as after another boot; what its
  * former life still has open belongs to the dead file system.
  *
- * Versions that were neither in what came back nor at the peer are gone, which is in order, unless
- * an fsync had acknowledged them.
+ * From then on those versions count that the peer has, and those that an fsync had acknowledged:
+ * these are in what came back. Others are there by chance, and the peer's may take their place.
  *
  * The mounts are in a name space of the seed's own process and end with it.
  */
@@ -106,18 +106,22 @@ static void forget_what_is_gone(const struct sim_node *n)
 {
 	static struct sim_versions found;
 
-	memset(&found, 0, sizeof(found));
-	for (unsigned i = 0; i < NODES; i++)
-		sim_versions_below(sim.nodes[i].backing, &found);
+	static struct sim_versions elsewhere;
+
+	memset(&elsewhere, 0, sizeof(elsewhere));
+	sim_versions_below(sim.nodes[1 - n->index].backing, &elsewhere);
+	found = elsewhere;
+	sim_versions_below(n->backing, &found);
 	for (unsigned i = 0; i < NODES; i++)
 		for (unsigned k = 0; k < SIM_VERSIONS; k++) {
-			if (!sim.live.has[i][k] || found.has[i][k])
+			if (!sim.live.has[i][k] || elsewhere.has[i][k] ||
+				(found.has[i][k] && sim.synced.has[i][k]))
 				continue;
 			if (sim.synced.has[i][k])
 				sim_fail("version %u of node %u was synced, and gone when node %u "
 					 "lost power",
 					k, i, n->index);
-			sim_trace("version %u of node %u is gone", k, i);
+			sim_trace("version %u of node %u may go", k, i);
 			sim.live.has[i][k] = false;
 		}
 }
