@@ -365,6 +365,19 @@ int replica_asked(struct replica *r, uint64_t seq, const char *path, bool deep, 
 void replica_checkpoint(void *ctx, struct buf *dst);
 int replica_recover(struct replica *r);
 
+/* ---- unsynced.c ---- */
+/* What recovery finds of contents after a power failure. Starts as zeros. */
+struct unsynced {
+	struct unsynced_file *files; /* owned */
+	uint64_t newest;             /* when the last record was made */
+};
+/* Takes a JOURNAL_LOCAL, in the order of the journal. 0 or -errno. */
+int unsynced_take(struct unsynced *u, const struct journal_record *rec);
+/* Calls @fn with the numbers of contents that perhaps never reached the disk; above 0 it wants to
+ * hear no more of one. 0 or -errno. */
+int unsynced_each(struct unsynced *u, int (*fn)(void *ctx, uint64_t seq), void *ctx);
+void unsynced_clear(struct unsynced *u);
+
 /* ---- resync_need.c ---- */
 enum resync_reason {
 	RESYNC_PAIRING = 1 << 0,

@@ -20,7 +20,8 @@
  *   - Files that were open for writing (dirty marks without a later OP_CONTENT) get a whole
  * OP_CONTENT. After a power failure only when an fsync followed the mark: of others there may be
  * less than a peer has had.
- *   - Contents not acknowledged by a peer are entered into its table of pending contents.
+ *   - Contents not acknowledged by a peer are entered into its table of pending contents. After a
+ * power failure only those whose bytes were certainly written (unsynced.c).
  */
 
 #include "impl.h"
@@ -55,6 +56,7 @@ struct recovery {
 	bool first;
 	struct doubt *doubts;
 	size_t n_doubts;
+	struct unsynced unsynced;
 };
 
 /* ---- checkpoint ---- */
@@ -394,6 +396,14 @@ static int add_aborted(struct replica *r, uint64_t seq)
 	return 0;
 }
 
+static bool has_pairing(const struct replica *r)
+{
+	for (size_t i = 0; i < r->n_peers; i++)
+		if (r->peers[i].known)
+			return true;
+	return false;
+}
+
 static int first_pass(void *ctx, const struct journal_record *rec)
 {
 	struct recovery *v = ctx;
@@ -408,6 +418,8 @@ static int first_pass(void *ctx, const struct journal_record *rec)
 		return -ENOMEM;
 	for (size_t i = 0; i < v->n_open; i++)
 		v->open[i] = load_u64(rec->open + 8 * i);
+	if (rec->kind == JOURNAL_LOCAL && v->r->lost_power && has_pairing(v->r))
+		return unsynced_take(&v->unsynced, rec);
 	if (rec->kind != JOURNAL_ABORT)
 		return 0;
 	seq = reader_u64(&src);
@@ -430,6 +442,23 @@ static int take_step(struct recovery *v, const struct journal_record *rec)
 	return e < 0 ? e : 0;
 }
 
+/* Of a content that is left to the reconciler: its file was not open any more. */
+static int take_left_out(struct recovery *v, const struct journal_record *rec)
+{
+	_cleanup_op_ struct op op = {0};
+	struct local_head head;
+	struct reader src;
+	const char *why;
+	int e = rec->kind == JOURNAL_LOCAL ? local_split(rec->data, rec->len, NULL, &head, &src)
+					   : -ENODATA;
+
+	if (e == 0)
+		e = op_decode(&src, OP_ENCODE_LOCAL, &op, &why);
+	if (e == 0 && op.type == OP_CONTENT)
+		settle_dirty(v->r, &op);
+	return e == -ENODATA ? 0 : e;
+}
+
 static int second_pass(void *ctx, const struct journal_record *rec)
 {
 	struct recovery *v = ctx;
@@ -437,7 +466,7 @@ static int second_pass(void *ctx, const struct journal_record *rec)
 
 	v->first = false;
 	if (replica_is_aborted(v->r, rec->seq))
-		return 0;
+		return take_left_out(v, rec);
 	switch (rec->kind) {
 	case JOURNAL_CHECKPOINT:
 		return first ? take_checkpoint(v->r, reader_of(rec->data, rec->len)) : 0;
@@ -464,19 +493,23 @@ static int was_applied(struct replica *r, const struct doubt *d)
 	return op_applied(r->root, &d->op);
 }
 
-static int abort_record(struct replica *r, const struct doubt *d)
+static int append_abort(struct replica *r, uint64_t seq)
 {
-	uint64_t seq = d->seq, ignored;
+	uint64_t ignored;
 	uint8_t raw[8];
-	int e = add_aborted(r, seq);
 
-	unseen_remove(r->unseen, seq);
 	for (int i = 0; i < 8; i++)
 		raw[i] = (uint8_t)(seq >> (8 * i));
-	if (e == 0)
-		e = journal_append(
-			r->journal, JOURNAL_ABORT, false, raw, sizeof(raw), NULL, 0, &ignored);
-	return e;
+	return journal_append(
+		r->journal, JOURNAL_ABORT, false, raw, sizeof(raw), NULL, 0, &ignored);
+}
+
+static int abort_record(struct replica *r, const struct doubt *d)
+{
+	int e = add_aborted(r, d->seq);
+
+	unseen_remove(r->unseen, d->seq);
+	return e < 0 ? e : append_abort(r, d->seq);
 }
 
 static bool sets_attributes(const struct op *op)
@@ -533,14 +566,6 @@ static bool has_name_still(struct replica *r, const struct dirty *d, const char 
 	       confine_stat(r->root, d->op.path, &st) == 0 && st.st_ino == kept.st_ino;
 }
 
-static bool has_pairing(const struct replica *r)
-{
-	for (size_t i = 0; i < r->n_peers; i++)
-		if (r->peers[i].known)
-			return true;
-	return false;
-}
-
 static int emit_content(struct replica *r, const struct dirty *d)
 {
 	_cleanup_op_ struct op op = {.type = OP_CONTENT, .flags = OP_WHOLE};
@@ -584,13 +609,35 @@ static int emit_contents(struct replica *r)
 	return 0;
 }
 
+static int leave_out(void *ctx, uint64_t seq)
+{
+	if (replica_is_aborted(ctx, seq)) /* in an earlier recovery */
+		return 1;
+	return add_aborted(ctx, seq);
+}
+
+static int note_left_out(void *ctx, uint64_t seq)
+{
+	struct replica *r = ctx;
+
+	log_info("journal: content %llu was perhaps not written before power failed: it is left to "
+		 "the reconciler",
+		(unsigned long long)seq);
+	return append_abort(r, seq);
+}
+
 int replica_recover(struct replica *r)
 {
 	struct recovery v = {.r = r, .first = true};
 	int e = journal_recover(r->journal, first_pass, &v);
 
 	if (e == 0)
+		e = unsynced_each(&v.unsynced, leave_out, r);
+	if (e == 0)
 		e = journal_recover(r->journal, second_pass, &v);
+	if (e == 0)
+		e = unsynced_each(&v.unsynced, note_left_out, r);
+	unsynced_clear(&v.unsynced);
 	for (size_t i = 0; i < v.n_doubts && e == 0; i++)
 		e = settle_doubt(r, &v.doubts[i]);
 	for (size_t i = 0; i < v.n_doubts; i++)
