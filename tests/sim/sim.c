@@ -221,6 +221,7 @@ static void step(struct sim_node *n, bool faults)
 	else
 		crash_node(n, sim.power && sim_chance(50));
 	sim.crash_after = 0;
+	sim_power_reconciled(n);
 }
 
 /* ---- the end ---- */

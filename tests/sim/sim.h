@@ -41,6 +41,10 @@ struct sim_node {
 	unsigned counter;
 	uint64_t retry_at; /* when it starts again */
 	uint64_t resync_at[2];
+	/* Versions that it has lost with its power and the other one has. Until it is reconciled a
+	 * change of what is left of the file takes them from the other one too. */
+	struct sim_versions adrift;
+	bool is_adrift;
 };
 
 struct sim {
@@ -100,6 +104,8 @@ void sim_power_own_mounts(void);
 void sim_power_set_up(struct sim_node *n);
 /* The machine of @n, whose replica has ended. */
 void sim_power_lose(struct sim_node *n);
+/* @n may have been reconciled. */
+void sim_power_reconciled(struct sim_node *n);
 /* With --trace what is on the disk is left for whoever looks into it. */
 void sim_power_take_away(struct sim_node *n);
 

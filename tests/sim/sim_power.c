@@ -9,6 +9,7 @@
  *
  * From then on those versions count that the peer has, and those that an fsync had acknowledged:
  * these are in what came back. Others are there by chance, and the peer's may take their place.
+ * What the peer alone has counts again once the node was reconciled.
  *
  * The mounts are in a name space of the seed's own process and end with it.
  */
@@ -102,7 +103,7 @@ static void come_back(struct sim_node *n)
 		command("echo another boot > %s && sync %s", running, running);
 }
 
-static void forget_what_is_gone(const struct sim_node *n)
+static void forget_what_is_gone(struct sim_node *n)
 {
 	static struct sim_versions found;
 
@@ -110,13 +111,19 @@ static void forget_what_is_gone(const struct sim_node *n)
 
 	memset(&elsewhere, 0, sizeof(elsewhere));
 	sim_versions_below(sim.nodes[1 - n->index].backing, &elsewhere);
-	found = elsewhere;
+	memset(&found, 0, sizeof(found));
 	sim_versions_below(n->backing, &found);
+	n->is_adrift = true;
 	for (unsigned i = 0; i < NODES; i++)
 		for (unsigned k = 0; k < SIM_VERSIONS; k++) {
-			if (!sim.live.has[i][k] || elsewhere.has[i][k] ||
-				(found.has[i][k] && sim.synced.has[i][k]))
+			if (!sim.live.has[i][k] ||
+				(found.has[i][k] && (elsewhere.has[i][k] || sim.synced.has[i][k])))
 				continue;
+			if (elsewhere.has[i][k]) {
+				n->adrift.has[i][k] = true;
+				sim.live.has[i][k] = false;
+				continue;
+			}
 			if (sim.synced.has[i][k])
 				sim_fail("version %u of node %u was synced, and gone when node %u "
 					 "lost power",
@@ -124,6 +131,22 @@ static void forget_what_is_gone(const struct sim_node *n)
 			sim_trace("version %u of node %u may go", k, i);
 			sim.live.has[i][k] = false;
 		}
+}
+
+void sim_power_reconciled(struct sim_node *n)
+{
+	static struct sim_versions here;
+
+	if (!n->is_adrift || !n->replica || n->replica->peers[0].resync_needed)
+		return;
+	memset(&here, 0, sizeof(here));
+	sim_versions_below(n->backing, &here);
+	for (unsigned i = 0; i < NODES; i++)
+		for (unsigned k = 0; k < SIM_VERSIONS; k++)
+			if (n->adrift.has[i][k] && here.has[i][k])
+				sim.live.has[i][k] = true;
+	memset(&n->adrift, 0, sizeof(n->adrift));
+	n->is_adrift = false;
 }
 
 void sim_power_lose(struct sim_node *n)
