@@ -415,7 +415,7 @@ static bool is_final(struct attempt *a, const struct unseen_relation *rel)
 			 (rel->path2 && strcmp(rel->path2, a->op->path2) != 0);
 
 	if (disturbed || a->op->type != OP_SETATTR)
-		return !disturbed;
+		return !disturbed && !is_changed_elsewhere(a, rel);
 	(void)pthread_mutex_lock(&r->lock);
 	disturbed = unseen_in_dir(r->unseen, rel->path, a->seen);
 	(void)pthread_mutex_unlock(&r->lock);

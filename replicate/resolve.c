@@ -273,6 +273,21 @@ static void spare_attributes(struct meeting *m)
 		m->op->mask &= ~(m->rel->attr_mask & (OP_MODE | OP_UID | OP_GID));
 }
 
+static int ask_other(struct replica *r, const char *path)
+{
+	return replica_ask(r, path, false, NULL);
+}
+
+/* The peer may have taken this name from the file since. */
+static int ask_others(struct meeting *m)
+{
+	const char *path = m->op->path;
+	struct stat st;
+	int e = m->restated ? 0 : look(m->r, path, &st);
+
+	return e < 0 || m->restated ? e : restate_each_other(m->r, path, &st, ask_other);
+}
+
 /* Under the names that it had there and that it may have by now, also where our renames take what
  * is called so there. */
 static int ask_both(struct meeting *m)
@@ -289,7 +304,7 @@ static int ask_both(struct meeting *m)
 		e = ask_for(m, m->op->path, false);
 	if (e == 0 && strcmp(moved, m->theirs) != 0 && strcmp(moved, m->op->path) != 0)
 		e = ask_for(m, moved, false);
-	return e;
+	return e < 0 ? e : ask_others(m);
 }
 
 /* Ranges belong into a file as the peer had it; that is not what stands here. */
