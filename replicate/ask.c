@@ -53,7 +53,7 @@ static struct ask *begin_ask(
 	*open = false;
 	(void)pthread_mutex_lock(&r->lock);
 	DL_FOREACH (r->asks, a)
-		if ((a->deep || !deep) && strcmp(a->path, path) == 0 &&
+		if ((a->deep || !deep) && !a->moved && strcmp(a->path, path) == 0 &&
 			!(again && a->seq && position_has(again, a->seq)))
 			*open = true;
 	if (!r->asks)
@@ -128,11 +128,16 @@ void asks_follow_locked(struct replica *r, const char *from, const char *to)
 
 	DL_FOREACH (r->asks, a) {
 		_cleanup_free_ char *path = NULL;
+		struct ask *moved;
 
 		if (confine_below(a->path, from) && (path = confine_moved(a->path, from, to)) &&
-			!has_ask_locked(r, a->seq, path) &&
-			!ask_add_locked(r, a->seq, path, a->deep, a->compare))
-			log_warning("no memory to follow a rename");
+			!has_ask_locked(r, a->seq, path)) {
+			moved = ask_add_locked(r, a->seq, path, a->deep, a->compare);
+			if (moved)
+				moved->moved = true;
+			else
+				log_warning("no memory to follow a rename");
+		}
 		if (a == last)
 			break;
 	}

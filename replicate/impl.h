@@ -108,6 +108,7 @@ struct ask {
 	char *path;
 	bool deep;
 	bool compare; /* of a review */
+	bool moved;   /* the peer was asked by another name, which we have renamed since */
 };
 
 /* An open file that lost its name to the peer's version; its bytes are a link in the vault. */
