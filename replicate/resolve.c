@@ -488,6 +488,12 @@ static int step_rename(struct meeting *m, const char *from, const char *to, bool
 	return incoming_step(m->v, &op);
 }
 
+/* What the peer has moved may be our version by now. */
+static int keep_from(struct meeting *m, const char *from)
+{
+	return is_ours(m, from) ? keep_ours(m, from) : keep_moved(m, from);
+}
+
 static int merge(struct meeting *m, const char *from, const char *to);
 
 /* Moves @from, which comes from the peer, to @to; what stands there of ours stays or goes by the
@@ -505,7 +511,7 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 	if (S_ISDIR(a.st_mode) && S_ISDIR(b.st_mode))
 		return merge(m, from, to);
 	if (S_ISDIR(b.st_mode)) { /* the directory keeps the name */
-		e = keep_moved(m, from);
+		e = keep_from(m, from);
 		return e < 0 ? e : incoming_remove(m->v, from, m->op->time);
 	}
 	if (b.st_ino && a.st_ino != b.st_ino && is_ours(m, to)) {
@@ -513,7 +519,7 @@ static int merge_one(struct meeting *m, const char *from, const char *to)
 			S_ISDIR(a.st_mode) || theirs_wins(m, CONFLICT_FILE, clock_ns_of(&b.st_mtim),
 						      clock_ns_of(&a.st_mtim));
 
-		e = theirs ? keep_ours(m, to) : keep_moved(m, from);
+		e = theirs ? keep_ours(m, to) : keep_from(m, from);
 		if (e == 0 && !theirs)
 			return incoming_remove(m->v, from, m->op->time);
 	}
