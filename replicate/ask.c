@@ -54,8 +54,10 @@ static struct ask *begin_ask(
 	(void)pthread_mutex_lock(&r->lock);
 	DL_FOREACH (r->asks, a)
 		if ((a->deep || !deep) && !a->moved && strcmp(a->path, path) == 0 &&
-			!(again && a->seq && position_has(again, a->seq)))
+			!(again && a->seq && position_has(again, a->seq))) {
 			*open = true;
+			a->again = a->again || again;
+		}
 	if (!r->asks)
 		for (struct origin *o = r->origins; o; o = o->next)
 			o->frozen = o->applied;
@@ -141,6 +143,39 @@ void asks_follow_locked(struct replica *r, const char *from, const char *to)
 		if (a == last)
 			break;
 	}
+}
+
+/* One of them, taken off the list of these; NULL: there is none. */
+static char *take_again(struct replica *r, uint64_t seq, bool *ret_deep)
+{
+	struct ask *a;
+	char *path = NULL;
+
+	(void)pthread_mutex_lock(&r->lock);
+	DL_FOREACH (r->asks, a)
+		if (a->seq && a->seq <= seq && a->again)
+			break;
+	if (a) {
+		a->again = false;
+		*ret_deep = a->deep;
+		path = strdup(a->path);
+	}
+	(void)pthread_mutex_unlock(&r->lock);
+	return path;
+}
+
+int replica_ask_again(struct replica *r, uint64_t seq)
+{
+	const struct position answered = {.high = seq};
+	bool deep;
+	char *path;
+	int e = 0;
+
+	while (e == 0 && (path = take_again(r, seq, &deep))) {
+		e = replica_ask(r, path, deep, &answered);
+		free(path);
+	}
+	return e;
 }
 
 void replica_answered(struct replica *r, uint64_t seq)

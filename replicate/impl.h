@@ -108,6 +108,7 @@ struct ask {
 	char *path;
 	bool deep;
 	bool compare; /* of a review */
+	bool again;   /* what came while it was open met newer changes of ours */
 	bool moved;   /* the peer was asked by another name, which we have renamed since */
 };
 
@@ -231,6 +232,9 @@ bool replica_is_asked(struct replica *r, const char *path);
 /* What is called @from is called @to from now on: questions follow, and with @theirs (a peer's
  * rename) our changes that the peer had not seen. */
 void replica_moved(struct replica *r, const char *from, const char *to, bool exchange, bool theirs);
+/* Asks anew what the answers up to @seq have not settled. The tree is locked in TREE_RENAME mode. 0
+ * or -errno. */
+int replica_ask_again(struct replica *r, uint64_t seq);
 /* The peer has answered all questions up to @seq. */
 void replica_answered(struct replica *r, uint64_t seq);
 

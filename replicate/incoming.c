@@ -887,9 +887,15 @@ static int take_answer(struct receiver *v, const struct op *op)
 {
 	struct remote_record m =
 		record_of(v, op->seq, incoming_is_missing(v, op->seq) ? REMOTE_LATE : REMOTE_PASS);
+	struct replica *r = v->replica;
 	uint64_t ignored;
-	int e = append_remote(v, &m, op, false, &ignored);
+	int e;
 
+	tree_lock(r->tree, TREE_RENAME);
+	e = replica_ask_again(r, op->about);
+	tree_unlock(r->tree);
+	if (e == 0)
+		e = append_remote(v, &m, op, false, &ignored);
 	if (e < 0)
 		return e;
 	replica_answered(v->replica, op->about);
