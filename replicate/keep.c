@@ -258,6 +258,20 @@ static bool is_fresh(struct replica *r, const struct vault_entry *e)
 	return e->kept + UNTOLD_NS >= atomic_load(&r->last_time);
 }
 
+/* A crash came between the vault's link and the op that was to take the file away: what is written
+ * to it from now on is no part of that version. */
+static int part_if_there(struct replica *r, const struct vault_entry *e)
+{
+	struct stat kept, st;
+
+	if (!S_ISREG(e->mode) ||
+		fstatat(vault_dir(r->vault), e->name, &kept, AT_SYMLINK_NOFOLLOW) < 0 ||
+		kept.st_nlink < 2 || confine_stat(r->root, e->path, &st) < 0 ||
+		st.st_ino != kept.st_ino)
+		return 0;
+	return vault_part(r->vault, e->name);
+}
+
 int keep_recover(struct replica *r)
 {
 	struct vault_entry *list;
@@ -266,6 +280,8 @@ int keep_recover(struct replica *r)
 
 	if (e < 0)
 		return e;
+	for (size_t i = 0; i < n && e == 0; i++)
+		e = part_if_there(r, &list[i]);
 	for (size_t i = 0; i < n && e == 0; i++)
 		if (is_fresh(r, &list[i]))
 			e = keep_tell(r, list[i].name);

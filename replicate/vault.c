@@ -551,6 +551,13 @@ int vault_refresh(struct vault *v, const char *name)
 	return r;
 }
 
+int vault_part(struct vault *v, const char *name)
+{
+	_cleanup_close_ int from = openat(v->dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+
+	return from < 0 ? -errno : copy_to(v, from, name);
+}
+
 bool vault_link_of(struct vault *v, ino_t ino, char ret[VAULT_NAME_SIZE])
 {
 	_cleanup_closedir_ DIR *d = NULL;

@@ -65,6 +65,9 @@ int vault_keep(struct vault *v, int root, const char *path, bool leaves, struct 
  */
 int vault_keep_fd(struct vault *v, int fd, struct vault_entry *e);
 
+/* The entry NAME has bytes of its own from now on, if it was a link. 0 or -errno. */
+int vault_part(struct vault *v, const char *name);
+
 /* The name of the entry that is a link to the inode @ino. False: there is none. */
 bool vault_link_of(struct vault *v, ino_t ino, char ret[VAULT_NAME_SIZE]);
 
