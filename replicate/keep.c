@@ -272,6 +272,19 @@ static int part_if_there(struct replica *r, const struct vault_entry *e)
 	return vault_part(r->vault, e->name);
 }
 
+static bool is_own(struct replica *r, const struct vault_entry *e)
+{
+	return strncmp(e->name, r->node.id, strlen(r->node.id)) == 0;
+}
+
+/* That it is kept was known before the start. */
+static void remember_kept(struct replica *r, const struct vault_entry *e)
+{
+	(void)pthread_mutex_lock(&r->lock);
+	unseen_make_safe_seq(r->unseen, e->seq);
+	(void)pthread_mutex_unlock(&r->lock);
+}
+
 int keep_recover(struct replica *r)
 {
 	struct vault_entry *list;
@@ -282,10 +295,13 @@ int keep_recover(struct replica *r)
 		return e;
 	for (size_t i = 0; i < n && e == 0; i++)
 		e = part_if_there(r, &list[i]);
+	for (size_t i = 0; i < n; i++)
+		if (is_own(r, &list[i]))
+			remember_kept(r, &list[i]);
 	for (size_t i = 0; i < n && e == 0; i++)
 		if (is_fresh(r, &list[i]))
 			e = keep_tell(r, list[i].name);
-		else if (strncmp(list[i].name, r->node.id, strlen(r->node.id)) == 0)
+		else if (is_own(r, &list[i]))
 			e = tell_if_changed(r, list[i].name);
 	vault_list_free(list, n);
 	return e;

@@ -319,11 +319,15 @@ static int take_content(struct meeting *m)
 /* Whether other names of the file are news to the peer, who means this one alone. */
 static bool linked_here(struct meeting *m)
 {
+	struct replica *r = m->r;
+	struct fid fid = {0};
 	bool linked;
 
-	(void)pthread_mutex_lock(&m->r->lock);
-	linked = unseen_link(m->r->unseen, m->op->path, m->seen);
-	(void)pthread_mutex_unlock(&m->r->lock);
+	if (fid_of_path(r->root, m->op->path, &fid) < 0)
+		return false;
+	(void)pthread_mutex_lock(&r->lock);
+	linked = unseen_link(r->unseen, &fid, m->seen);
+	(void)pthread_mutex_unlock(&r->lock);
 	return linked;
 }
 

@@ -798,17 +798,17 @@ static bool changes_name(const struct entry *e)
 	return e->op.type != OP_DIRTY && e->op.type != OP_SETATTR && !e->op.xname;
 }
 
-bool unseen_link(const struct unseen *u, const char *path, const struct position *seen)
+bool unseen_link(const struct unseen *u, const struct fid *fid, const struct position *seen)
 {
-	const struct name *n = name_find(u, path, strlen(path));
+	const struct inode *i;
 	const struct entry *e;
-	size_t i;
 
-	if (!n)
+	HASH_FIND(hh, u->inodes, &fid->ino, sizeof(fid->ino), i);
+	if (!i)
 		return false;
-	ROW_FOREACH(&n->refs, i, e)
-	if (e->op.type == OP_LINK && is_newer(e, 0, seen))
-		return true;
+	DL_FOREACH (u->entries, e)
+		if (e->op.type == OP_LINK && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid))
+			return true;
 	return false;
 }
 
@@ -891,5 +891,21 @@ void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid)
 
 	DL_FOREACH (u->entries, e)
 		if (makes_version(e, path, fid))
+			e->op.safe = true;
+}
+
+void unseen_make_safe_seq(struct unseen *u, uint64_t seq)
+{
+	struct entry *e, *last = NULL;
+	const char *path;
+
+	DL_FOREACH (u->entries, e)
+		if (e->op.seq == seq)
+			last = e;
+	if (!last)
+		return;
+	path = last->op.path2 ?: last->op.path;
+	DL_FOREACH (u->entries, e)
+		if (e->op.seq <= seq && makes_version(e, path, &last->op.fid))
 			e->op.safe = true;
 }

@@ -83,8 +83,8 @@ const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
  * safe. */
 bool unseen_put(const struct unseen *u, const char *path, const struct position *seen);
 
-/* Whether there is a link of ours, not in @seen, from or to the name @path. */
-bool unseen_link(const struct unseen *u, const char *path, const struct position *seen);
+/* Whether there is a link of ours, not in @seen, of the inode @fid. */
+bool unseen_link(const struct unseen *u, const struct fid *fid, const struct position *seen);
 
 /* Whether there is one, not in @seen, that changed content or attributes of the inode @fid by
  * another name than @path ("": by any). */
@@ -103,6 +103,8 @@ const struct unseen_op *unseen_rename_from(
 const struct unseen_op *unseen_rename_above(
 	const struct unseen *u, const char *path, const struct position *seen, uint64_t after);
 
+/* The version that our op @seq made, and what stood there before it, is in the vault. */
+void unseen_make_safe_seq(struct unseen *u, uint64_t seq);
 /* Our version at @path (and of @fid, NULL: any) is in the vault: it needs no more care. */
 void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid);
 

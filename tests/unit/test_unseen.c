@@ -71,6 +71,14 @@ static uint64_t ours_of(enum op_type type, const char *path, uint64_t ino)
 	return add_op(o);
 }
 
+static uint64_t ours_link(const char *path, const char *path2, uint64_t ino)
+{
+	struct op o = op(OP_LINK, path, path2);
+
+	o.fid = fid_of(ino);
+	return add_op(o);
+}
+
 /* Forgets them. */
 static void anew(void)
 {
@@ -485,14 +493,14 @@ static uint64_t version(const char *path, uint64_t ino)
 
 static void versions(void **state)
 {
-	struct fid fid = fid_of(7);
+	struct fid fid = fid_of(7), linked = fid_of(8);
 
 	(void)state;
 	ours_of(OP_CONTENT, "f", 7);         /* 1 */
 	ours(OP_SETATTR, "f", NULL);         /* no version */
 	ours(OP_SYMLINK, "l", "t");          /* 3 */
 	ours(OP_RENAME, "x", "y");           /* 4 */
-	ours(OP_LINK, "f", "g");             /* 5 */
+	ours_link("f", "g", 8);              /* 5 */
 	ours_of(OP_CONTENT, "elsewhere", 7); /* 6 */
 	ours(OP_UNLINK, "gone", NULL);
 	assert_int_equal(version("f", 0), 1);
@@ -503,13 +511,17 @@ static void versions(void **state)
 	assert_int_equal(version("g", 0), 5);
 	assert_int_equal(version("gone", 0), 0);
 	assert_true(unseen_elsewhere(u, "f", &fid, &nothing));
-	assert_true(unseen_link(u, "g", &nothing));
-	assert_false(unseen_link(u, "y", &nothing));
+	assert_true(unseen_link(u, &linked, &nothing));
+	assert_false(unseen_link(u, &fid, &nothing));
 	/* kept in the vault: no more care, also not by its other name */
 	unseen_make_safe(u, "f", &fid);
 	assert_int_equal(version("f", 7), 0);
 	assert_int_equal(version("l", 0), 3);
 	ours_of(OP_CONTENT, "f", 7);
+	assert_int_equal(version("f", 0), 8);
+	/* found in the vault at a start */
+	unseen_make_safe_seq(u, 4);
+	assert_int_equal(version("y", 0), 0);
 	assert_int_equal(version("f", 0), 8);
 }
 
