@@ -637,13 +637,13 @@ static void sync_file(struct sim_node *n, const char *path)
 		return;
 	if (f && !f->whole)
 		close_file(n, f);
-	fd = confine_open(n->root, path, O_RDONLY, 0);
+	fd = confine_open(n->root, op.path, O_RDONLY, 0); /* @path was perhaps that of @f */
 	op.time = replica_now(n->replica);
 	if (fd < 0 || fsync(fd) < 0 || fid_of_fd(fd, &op.fid) < 0 ||
 		replica_note(n->replica, &op) < 0 || replica_sync_journal(n->replica, op.seq) < 0)
-		sim_fail("fsync of %s: %s", path, strerror(errno));
+		sim_fail("fsync of %s: %s", op.path, strerror(errno));
 	sim_versions_of(fd, &sim.synced);
-	sim_trace("node %u: fsync %s (%llu)", n->index, path, (unsigned long long)op.seq);
+	sim_trace("node %u: fsync %s (%llu)", n->index, op.path, (unsigned long long)op.seq);
 }
 
 void sim_local_change(struct sim_node *n)
