@@ -220,10 +220,11 @@ static bool find_name(struct sim_node *n, ino_t ino, char dst[128])
 /* The file lost its name to the peer's version: what was written is to be in the vault. */
 static void close_orphan(struct sim_node *n, struct sim_open_file *f)
 {
+	bool written = sim_chance(50);
 	struct stat st;
-	int e;
+	int e = -ENOENT;
 
-	if (sim_chance(50)) {
+	if (written) {
 		(void)write_text(n, f->fd, 0);
 		end_growth(n, f);
 	}
@@ -231,7 +232,12 @@ static void close_orphan(struct sim_node *n, struct sim_open_file *f)
 		close_file(n, f);
 		return;
 	}
-	e = replica_orphan_closed(n->replica, &f->fid);
+	if (written)
+		e = replica_orphan_changed(n->replica, &f->fid, "lost", f->fd);
+	if (e == 0)
+		replica_orphan_forget(n->replica, &f->fid);
+	else
+		e = replica_orphan_closed(n->replica, &f->fid);
 	if (e < 0 && st.st_nlink > 0)
 		sim_fail("an open file is gone and not in the vault: %s", strerror(-e));
 	sim_trace("node %u: closes an orphan", n->index);
