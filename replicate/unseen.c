@@ -812,6 +812,22 @@ bool unseen_link(const struct unseen *u, const struct fid *fid, const struct pos
 	return false;
 }
 
+/* Whether the name that the entry has, after our renames since, is @path. Without memory it is not.
+ */
+static bool is_called(const struct unseen *u, const struct entry *e, const char *path)
+{
+	_cleanup_free_ char *at = strdup(e->op.path);
+	size_t i;
+
+	for (i = row_after(&u->renames, e->op.seq); at && i < u->renames.end; i++) {
+		const struct unseen_op *r = &u->renames.at[i]->op;
+
+		if (follow(&at, r->path, r->path2, r->flags & OP_EXCHANGE) < 0)
+			return false;
+	}
+	return at && strcmp(at, path) == 0;
+}
+
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
 	const struct position *seen)
 {
@@ -823,7 +839,7 @@ bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid
 		return false;
 	DL_FOREACH (u->entries, e)
 		if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
-			fid_equal(&e->op.fid, fid) && strcmp(e->op.path, path) != 0)
+			fid_equal(&e->op.fid, fid) && !is_called(u, e, path))
 			return true;
 	return false;
 }
