@@ -623,13 +623,19 @@ static int ask_about_others(struct attempt *a, const struct unseen_relation *rel
 static int keep_changed(struct attempt *a, const struct unseen_relation *rel)
 {
 	struct receiver *v = a->v;
+	struct replica *r = v->replica;
 	struct keep k = {.path = rel->path, .winner = v->sender.name, .other = a->op->seq};
+	struct fid fid = {0};
 	struct stat st;
+	bool loose;
 
-	if (!is_changed_elsewhere(a, rel) || confine_stat(v->replica->root, rel->path, &st) < 0 ||
-		st.st_nlink > 1)
+	if (!is_changed_elsewhere(a, rel) || confine_stat(r->root, rel->path, &st) < 0 ||
+		st.st_nlink > 1 || fid_of_path(r->root, rel->path, &fid) < 0)
 		return 0;
-	return keep_version(v->replica, &k);
+	(void)pthread_mutex_lock(&r->lock);
+	loose = unseen_version(r->unseen, rel->path, &fid, a->seen) != NULL;
+	(void)pthread_mutex_unlock(&r->lock);
+	return loose ? keep_version(r, &k) : 0; /* else the vault has it already */
 }
 
 /* Does nothing, and asks the other node what stands at the names. */
