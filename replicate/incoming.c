@@ -106,7 +106,7 @@ int incoming_number(struct receiver *v, uint64_t seq, enum remote_how how)
 		struct position p;
 
 		(void)pthread_mutex_lock(&v->replica->lock);
-		p = v->origin->applied;
+		position_copy(&p, &v->origin->applied);
 		(void)pthread_mutex_unlock(&v->replica->lock);
 		e = position_defer(&p, seq);
 		if (e < 0)

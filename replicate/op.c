@@ -166,8 +166,7 @@ const char *op_describe(const struct op *op, char *dst, size_t size)
 	return dst;
 }
 
-/* The paths of the tree that the op names; returns how many. */
-static size_t paths_of(const struct op *op, const char *dst[2])
+size_t op_paths(const struct op *op, const char *dst[2])
 {
 	const struct op_spec *spec = op_spec_of(op->type);
 	size_t n = 0;
@@ -182,7 +181,7 @@ static size_t paths_of(const struct op *op, const char *dst[2])
 bool op_related(const struct op *a, const struct op *b)
 {
 	const char *pa[2], *pb[2];
-	size_t na = paths_of(a, pa), nb = paths_of(b, pb);
+	size_t na = op_paths(a, pa), nb = op_paths(b, pb);
 
 	/* Two names of one inode. */
 	if (a->fid.ino && fid_equal(&a->fid, &b->fid))

@@ -160,6 +160,9 @@ const char *op_describe(const struct op *op, char *dst, size_t size);
 /* Whether the receiver is sent ops of this type at all. */
 bool op_is_sent(enum op_type type);
 
+/* The paths of the tree that @op names, its own; returns how many. */
+size_t op_paths(const struct op *op, const char *dst[2]);
+
 /* Whether the two could not change places: they name a common path or one names a path below
  * the other's, or both name one inode (fid). Parents are not common paths: two creations in one
  * directory are unrelated. */

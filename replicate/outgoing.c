@@ -206,7 +206,7 @@ static int start_upload(struct sender *s, struct op *op, const struct local_head
 		bulk_job_free(job);
 		return r;
 	}
-	s->barrier = !relaxed || s->n_deferred >= DEFERRED_MAX;
+	s->barrier = !relaxed || waiting_too_many(s);
 	return 0;
 }
 
@@ -545,8 +545,11 @@ void outgoing_acked(struct sender *s, const struct position *applied)
 		if (f->seq > applied->high)
 			break;
 		/* a DEFER is answered by the missing number itself */
-		if (f->what && !position_has(applied, f->seq))
+		if (f->what && !position_has(applied, f->seq)) { /* read, and parked there */
+			s->flight_bytes -= f->frame;
+			f->frame = 0;
 			continue;
+		}
 		ops += f->what != NULL;
 		bytes += f->bytes;
 		log_flight(s, f);

@@ -20,6 +20,8 @@
 #include <utlist.h>
 
 #define RETRY_MS 1000
+/* So many of those that are refused are uploaded again in that time. */
+#define RETRY_UPLOADS 32
 
 /* ---- what others overtake ---- */
 
@@ -32,6 +34,7 @@ void waiting_drop(struct sender *s, uint64_t seq)
 			continue;
 		LL_DELETE(s->deferred, d);
 		s->n_deferred--;
+		s->n_stuck -= d->stuck;
 		op_clear(&d->op);
 		free(d);
 	}
@@ -66,26 +69,44 @@ static void mark_stuck(struct sender *s, uint64_t seq)
 {
 	struct deferred *d;
 
-	if (s->n_deferred >= DEFERRED_MAX)
+	LL_FOREACH (s->deferred, d) {
+		if (d->op.seq != seq || d->stuck)
+			continue;
+		d->stuck = true;
+		s->n_stuck++;
+	}
+	if (waiting_too_many(s))
 		s->barrier = true;
-	LL_FOREACH (s->deferred, d)
-		if (d->op.seq == seq)
-			d->stuck = true;
 }
 
-bool waiting_blocks(const struct sender *s, const struct op *op, bool *ret_stuck)
+bool waiting_too_many(const struct sender *s)
+{
+	return s->n_deferred - s->n_stuck >= DEFERRED_MAX || s->n_deferred >= WAITING_MAX;
+}
+
+static bool is_deferred(const struct sender *s, uint64_t seq)
 {
 	const struct deferred *d;
-	bool blocks = false;
+
+	LL_FOREACH (s->deferred, d)
+		if (d->op.seq == seq)
+			return true;
+	return false;
+}
+
+uint64_t waiting_blocks(const struct sender *s, const struct op *op, bool *ret_stuck)
+{
+	const struct deferred *d;
+	uint64_t blocker = 0;
 
 	*ret_stuck = false;
 	LL_FOREACH (s->deferred, d) {
 		if (d->op.seq >= op->seq || !op_related(&d->op, op))
 			continue;
-		blocks = true;
+		blocker = d->op.seq;
 		*ret_stuck |= d->stuck;
 	}
-	return blocks;
+	return blocker;
 }
 
 bool outgoing_under_way(const struct sender *s)
@@ -194,24 +215,39 @@ int waiting_for_room(struct sender *s, struct op *op, const struct local_head *h
 	if (news)
 		log_warning("%s cannot take %s: %s; tried again each second", peer_label(p), what,
 			strerror(-error));
-	r = waiting_for_writer(s, op, head, true, clock_mono_ms() + RETRY_MS);
+	r = waiting_for_writer(
+		s, op, head, true, clock_mono_ms() + RETRY_MS * (1 + s->n_stuck / RETRY_UPLOADS));
 	mark_stuck(s, seq);
 	return r;
 }
 
+/* There is room again, if it was refused: the others are not to wait for their turn. */
+static void retry_all(struct sender *s)
+{
+	struct unready *u;
+
+	LL_FOREACH (s->unready, u)
+		u->retry_ms = 0;
+}
+
 void waiting_not_refused(struct sender *s, uint64_t seq)
 {
-	if (s->peer->refused_seq == seq) /* written by this thread only */
-		forget_refusal(s);
+	if (s->peer->refused_seq != seq) /* written by this thread only */
+		return;
+	forget_refusal(s);
+	retry_all(s);
 }
 
 /* ---- sending ---- */
 
-static bool is_ready(const struct sender *s, const struct unready *u)
+static bool is_ready(const struct sender *s, struct unready *u)
 {
 	bool stuck;
 
-	return clock_mono_ms() >= u->retry_ms && !waiting_blocks(s, &u->op, &stuck) &&
+	if (clock_mono_ms() < u->retry_ms || (u->behind && is_deferred(s, u->behind)))
+		return false;
+	u->behind = waiting_blocks(s, &u->op, &stuck);
+	return !u->behind &&
 	       !(u->op.type == OP_CONTENT && replica_whole_dirty(s->replica, &u->op.fid));
 }
 

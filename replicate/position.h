@@ -13,7 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define POSITION_MISSING_MAX 64
+#define POSITION_MISSING_MAX 2048
+/* Bytes that it takes at most. */
+#define POSITION_BYTES_MAX (16 + 10 * POSITION_MISSING_MAX)
 
 struct position {
 	uint64_t high;
@@ -37,6 +39,9 @@ int position_defer(struct position *p, uint64_t seq);
 void position_fill(struct position *p, uint64_t seq);
 
 bool position_is_missing(const struct position *p, uint64_t seq);
+
+/* As an assignment, which would copy the room for thousands as well. */
+void position_copy(struct position *dst, const struct position *src);
 
 void position_encode(const struct position *p, struct buf *dst);
 /* Errors show in reader_error(): too many missing, not ascending, above high. */

@@ -80,7 +80,7 @@ static void fill_ack(struct receiver *v, struct wire_ack *a)
 	};
 	(void)snprintf(a->id, sizeof(a->id), "%s", r->node.id);
 	(void)snprintf(a->problem, sizeof(a->problem), "%s", v->damaged ? v->refusal : v->problem);
-	a->applied = v->shown;
+	position_copy(&a->applied, &v->shown);
 	a->head = v->shown_head;
 	a->lost_power = v->lost_power;
 }
@@ -96,7 +96,7 @@ static void show(struct receiver *v)
 	if (r->hooks.settle)
 		r->hooks.settle(r->hooks.ctx);
 	(void)pthread_mutex_lock(&r->lock);
-	v->shown = v->origin->applied;
+	position_copy(&v->shown, &v->origin->applied);
 	v->shown_head = r->asks ? UINT64_MAX : replica_head(r);
 	(void)pthread_mutex_unlock(&r->lock);
 	v->unshown = false;
@@ -509,7 +509,7 @@ static bool look_at_hello(struct receiver *v)
 
 	if (open_regular(v->dir, "hello", &fd) < 0)
 		return false; /* not there yet */
-	if (durable_read(v->dir, "hello", WIRE_ACK_MAX, &data, &len) < 0 ||
+	if (durable_read(v->dir, "hello", WIRE_HELLO_MAX, &data, &len) < 0 ||
 		wire_get_hello(data, len, &h) < 0) {
 		log_debug("spool of %s: hello cannot be read (yet)", v->sender.name);
 		return false;

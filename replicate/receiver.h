@@ -7,17 +7,22 @@
 #include "digest_staged.h"
 #include "impl.h"
 #include "query.h"
+#include "related.h"
 #include "wire.h"
 
 /* An operation that cannot be applied now, or that is related to one that cannot. */
 struct parked {
-	struct parked *next;
+	struct parked *next, *prev;
 	struct op op;
-	struct position seen; /* of ours, by the sender, when it made the op */
-	int error;            /* of the last try; 0: waits behind another */
+	struct buf seen; /* of ours, by the sender, when it made the op; a position */
+	int error;       /* of the last try; 0: waits behind another */
+	uint64_t round;  /* of the last try */
+	size_t size;     /* as counted; a try may change the op */
+	bool removal;
 };
-/* Beyond this many bytes of parked contents the log is not read on. */
-#define PARKED_BYTES_MAX (16u << 20)
+/* Beyond this many bytes of parked operations, or POSITION_MISSING_MAX of them, the log is not read
+ * on. */
+#define PARKED_BYTES_MAX (64u << 20)
 
 struct receiver {
 	struct replica *replica;
@@ -49,8 +54,13 @@ struct receiver {
 	uint64_t beat_ms;    /* when the beat last moved */
 	char problem[512];
 	struct parked *parked;
+	unsigned n_parked, n_removals;
 	size_t parked_bytes;
+	bool parked_full;       /* no more can wait */
+	struct related related; /* all that is parked */
+	bool related_old;       /* some that is in it no longer is */
 	uint64_t retry_ms;
+	uint64_t round; /* of tries of all that is parked */
 };
 
 int receiver_new(struct replica *r, const char *id, int dir, struct receiver **ret);
@@ -101,7 +111,7 @@ int incoming_remove(struct receiver *v, const char *path, uint64_t time);
  * later. */
 int park(struct receiver *v, struct op *op, const struct position *seen, int error);
 /* Whether @op must queue behind one that is parked. */
-bool parked_related(const struct receiver *v, const struct op *op);
+bool parked_related(struct receiver *v, const struct op *op);
 /* Tries what is parked again, once a second. 0 or -EBADMSG: something is damaged. */
 int parked_retry(struct receiver *v);
 /* Forgets it all (it stays among the missing: the sender has it). */

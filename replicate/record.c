@@ -75,21 +75,20 @@ int local_split(const void *data, size_t len, const char *origin_id, struct loca
 	struct reader r = reader_of(data, len);
 	uint64_t logged = reader_u64(&r);
 	unsigned n = reader_u8(&r);
-	struct position p;
+	struct position other;
 	char id[WIRE_ID_LEN + 1];
 
-	*ret_head = (struct local_head){.logged = logged};
+	ret_head->logged = logged;
+	ret_head->tries = 0;
+	ret_head->seen.high = ret_head->seen.n_missing = 0;
 	for (unsigned i = 0; i < n; i++) {
 		const uint8_t *raw = reader_bytes(&r, WIRE_ID_LEN / 2);
 
-		position_decode(&r, &p);
-		if (reader_error(&r) < 0)
+		if (!raw)
 			return -EBADMSG;
-		if (!origin_id)
-			continue;
 		id_from_raw(raw, id);
-		if (strcmp(id, origin_id) == 0)
-			ret_head->seen = p;
+		position_decode(
+			&r, origin_id && strcmp(id, origin_id) == 0 ? &ret_head->seen : &other);
 	}
 	*ret_op = r;
 	return reader_error(&r);

@@ -468,16 +468,15 @@ static int open_ack(struct sender *s)
 
 /* What the peer has by now, in our own numbers: those never sent count once all that was sent is
  * there. */
-static struct position effective_position(const struct sender *s)
+static void effective_position(const struct sender *s, struct position *ret)
 {
-	struct position p = s->last_ack.applied;
-
-	if (p.high >= s->last_sent && s->out.len == 0 && s->passed > p.high)
-		p.high = s->held.type ? s->held.seq - 1 : s->passed;
+	position_copy(ret, &s->last_ack.applied);
+	if (ret->high >= s->last_sent && s->out.len == 0 && s->passed > ret->high)
+		ret->high = s->held.type ? s->held.seq - 1 : s->passed;
 	if (s->barrier && s->n_deferred == 0 && s->held.type == 0 &&
-		p.high > s->last_ack.applied.high)
-		p.high = s->last_ack.applied.high; /* an upload in strict order is not there yet */
-	return p;
+		ret->high > s->last_ack.applied.high)
+		ret->high = s->last_ack.applied.high; /* an upload in strict order is not there yet
+						       */
 }
 
 static uint64_t oldest_time_locked(struct sender *s, const struct position *p)
@@ -528,9 +527,10 @@ static bool is_blocked_locked(struct sender *s, const struct position *now)
 static void publish_position(struct sender *s)
 {
 	struct peer *p = s->peer;
-	struct position now = effective_position(s);
+	struct position now;
 	bool moved, blocked, in_sync = false, differs = resync_is_due(p);
 
+	effective_position(s, &now);
 	if (s->catching_up && s->at_end && !s->catch_up_known) {
 		s->catch_up_to = s->passed;
 		s->catch_up_known = true;
@@ -550,7 +550,7 @@ static void publish_position(struct sender *s)
 		p->durable != s->last_ack.durable || p->stuck_seq != s->last_ack.stuck_seq ||
 		blocked != p->blocked;
 	p->blocked = blocked;
-	p->applied = now;
+	position_copy(&p->applied, &now);
 	pending_acked(p->pending, &now);
 	p->durable = s->last_ack.durable;
 	p->stuck_seq = s->last_ack.stuck_seq;

@@ -15,8 +15,10 @@
 #define WINDOW_OPS 16384
 /* A new segment after this much, so that the receiver can delete what it has applied. */
 #define SEGMENT_BYTES (16u << 20)
-/* Contents on their way while other changes overtake them. */
+/* Contents on their way while other changes overtake them; and with those that wait because the
+ * peer's server refuses them. */
 #define DEFERRED_MAX 32
+#define WAITING_MAX 1024
 
 enum sender_phase {
 	SENDER_OFFLINE,   /* not connected; next try at retry_at */
@@ -32,7 +34,7 @@ struct flight {
 	uint64_t logged; /* when the change was made; 0: not told */
 	uint64_t sent_ms;
 	uint64_t bytes; /* of content */
-	size_t frame;   /* bytes in the log */
+	size_t frame;   /* bytes in the log that the peer has not read */
 	char *what;     /* owned; NULL for what is not worth a line */
 };
 
@@ -49,6 +51,7 @@ struct unready {
 	struct op op;
 	struct local_head head;
 	uint64_t retry_ms; /* the peer's server refused its content: not before */
+	uint64_t behind;   /* a deferred one that it was found to be related to; 0: none */
 	bool taken;        /* from what is pending */
 };
 
@@ -92,7 +95,7 @@ struct sender {
 	uint64_t resend[POSITION_MISSING_MAX]; /* to be read from the journal again */
 	unsigned n_resend;
 	struct deferred *deferred;
-	unsigned n_deferred;
+	unsigned n_deferred, n_stuck;
 	struct unready *unready;
 	uint64_t
 		growing_seen; /* files that are being written, up to this id, have been looked at */
@@ -146,8 +149,10 @@ void waiting_drop(struct sender *s, uint64_t seq);
 /* Whether others may overtake @op. */
 bool waiting_is_relaxed(const struct sender *s, const struct op *op);
 /* Whether @op is related to an earlier one that was announced and not sent; *ret_stuck: to one of
- * which nobody knows when it will be. */
-bool waiting_blocks(const struct sender *s, const struct op *op, bool *ret_stuck);
+ * which nobody knows when it will be. Its number, 0: to none. */
+uint64_t waiting_blocks(const struct sender *s, const struct op *op, bool *ret_stuck);
+/* Whether so many were announced that nothing else must overtake them. */
+bool waiting_too_many(const struct sender *s);
 
 /* These take @op over. 0 or -errno. */
 

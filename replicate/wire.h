@@ -41,7 +41,8 @@
 /* Largest payload: an inline content and a full set of xattrs fit. */
 #define WIRE_PAYLOAD_MAX (8u << 20)
 #define WIRE_ID_LEN 32 /* hex digits of a node id */
-#define WIRE_ACK_MAX 4096
+#define WIRE_HELLO_MAX 4096
+#define WIRE_ACK_MAX (1024 + POSITION_BYTES_MAX)
 
 enum wire_kind {
 	WIRE_HELLO = 1,

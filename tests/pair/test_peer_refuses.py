@@ -140,10 +140,10 @@ CAUSES = [Locked, NoInode, Full, FullStage, TooLong]
 MORE = [TooLarge, Growing]
 
 
-def small_disk(pair, options, **kwargs):
+def small_disk(pair, options, inodes=300, **kwargs):
     p = pair(options, start=False, **kwargs)
     try:
-        disk = Disk(p.b)
+        disk = Disk(p.b, inodes=inodes)
     except subprocess.CalledProcessError as e:
         pytest.skip(f"no file system can be made here: {e.stderr}")
     p.at_end.append(disk.umount)
@@ -261,19 +261,88 @@ def test_over_reconnects(pair):
     assert p.a.status()["conflicts"] == 0 and p.b.status()["conflicts"] == 0
 
 
+class NoInodes(NoInode):
+    """Of many new files in many directories none can be made."""
+
+    def change(self, root):
+        for n in range(MANY):
+            (root / f"new{n}").mkdir()
+            (root / f"new{n}" / "file").write_bytes(b"2" * 500)
+
+
+class ManyLarge(FullStage):
+    """Each travels by itself, and none is taken."""
+
+    def __init__(self, p, disk):
+        self.disk = disk
+        disk.fill(60_000)
+
+    def change(self, root):
+        for n in range(100):
+            (root / f"new{n}").write_bytes(os.urandom(100_000))
+
+
+class ManyLocked(Locked):
+    def change(self, root):
+        for n in range(MANY):
+            (root / "dir" / f"new{n}").write_bytes(b"3" * 500)
+
+
+MANY = 350
+
+
 @pytest.mark.seconds(90)
-def test_too_many(pair):
-    """More changes than can wait there: a sync writer with `continue` is not held for ever."""
-    p, disk = small_disk(pair, MODES["continue"])
-    cause = Locked(p, disk)
-    for n in range(100):
-        start = time.monotonic()
-        (p.a.path / "dir" / f"new{n}").write_text("x")
-        assert time.monotonic() - start < 5
+@pytest.mark.parametrize("kind", [NoInodes, ManyLocked, ManyLarge])
+def test_hundreds(pair, kind):
+    """Hundreds of changes wait, and others about anything else are made at once."""
+    p, disk = small_disk(pair, MODES["async"], inodes=1500)
+    for name in ("renamed", "removed", "changed"):
+        (p.a.path / name).write_text("before")
+    p.in_sync()
+    cause = kind(p, disk)
+    cause.change(p.a.path)
+    wait_for("status tells", lambda: told(p, cause), 20)
+    if kind is not ManyLarge:
+        wait_for("all wait there", lambda: f"and {MANY - 1} more wait" in
+                 (p.b.peer()["waiting"] or "") or f"and {2 * MANY - 1} more wait" in
+                 (p.b.peer()["waiting"] or ""), 30)
+    goes_on(p, 1)
+    os.rename(p.a.path / "renamed", p.a.path / "name")
+    (p.a.path / "removed").unlink()
+    (p.a.path / "changed").write_text("after")
+    wait_for("others are made", lambda: (p.b.backing / "name").exists() and
+             not (p.b.backing / "removed").exists() and
+             (p.b.backing / "changed").read_text() == "after", 10)
+    goes_on(p, 2)
     assert told(p, cause)
     cause.end()
-    p.in_sync(20)
+    p.in_sync(30)
+    assert p.b.peer()["waiting"] is None
     assert_same(p.a.backing, p.b.backing)
+    assert p.a.status()["conflicts"] == 0 and p.b.status()["conflicts"] == 0
+
+
+@pytest.mark.seconds(180)
+def test_too_many(pair):
+    """More changes than can wait there: that is told, and a sync writer with `continue` is not held for
+    ever."""
+    p, disk = small_disk(pair, MODES["async"], inodes=3000)
+    cause = Locked(p, disk)
+    for n in range(2100):
+        (p.a.path / "dir" / f"new{n}").write_text("x")
+    wait_for("it is told", lambda: "no more can" in (p.b.peer()["waiting"] or ""), 60)
+    assert "no more can" in p.a.peer()["error"]
+    assert told(p, cause)
+    p.a.stop()
+    p.a.options = p.a.options.replace(MODES["async"], MODES["continue"])
+    p.a.start()
+    start = time.monotonic()
+    (p.a.path / "another").write_text("x")
+    assert time.monotonic() - start < 10
+    cause.end()
+    p.in_sync(60)
+    assert_same(p.a.backing, p.b.backing)
+    p.connected()
     (p.a.path / "after").write_text("sync again")
     assert (p.b.path / "after").read_text() == "sync again"
 

@@ -34,11 +34,11 @@ static void test_defer_refuses(void **state)
 	(void)state;
 	for (uint64_t i = 1; i <= POSITION_MISSING_MAX; i++)
 		assert_int_equal(position_defer(&p, 2 * i), 0);
-	assert_int_equal(position_defer(&p, 1000), -ENOBUFS);
+	assert_int_equal(position_defer(&p, 10000), -ENOBUFS);
 	assert_int_equal(p.high, 2 * POSITION_MISSING_MAX);
 	position_fill(&p, 2);
 	assert_int_equal(position_defer(&p, 4), -EINVAL);
-	assert_int_equal(position_defer(&p, 1000), 0);
+	assert_int_equal(position_defer(&p, 10000), 0);
 }
 
 static void round_trip(const struct position *p, int expected)
@@ -74,12 +74,44 @@ static void test_encoding(void **state)
 	round_trip(&(struct position){.high = UINT64_MAX}, 0);
 }
 
+/* More than a few have an encoding of their own. */
+static void test_many(void **state)
+{
+	static struct position p;
+	_cleanup_buf_ struct buf b = {0};
+	uint64_t far = UINT64_MAX / POSITION_MISSING_MAX;
+
+	(void)state;
+	for (unsigned n = 60; n < 70; n++) {
+		p = (struct position){0};
+		for (uint64_t i = 1; i <= n; i++)
+			assert_int_equal(position_defer(&p, i * i * 1000), 0);
+		round_trip(&p, 0);
+		for (uint64_t i = 1; i <= n; i++)
+			assert_true(position_is_missing(&p, i * i * 1000));
+		assert_false(position_is_missing(&p, 999));
+		assert_false(position_is_missing(&p, p.high + 1));
+	}
+	p.missing[30] = p.missing[29];
+	round_trip(&p, -EBADMSG);
+	p = (struct position){0};
+	for (uint64_t i = 1; i <= POSITION_MISSING_MAX; i++)
+		assert_int_equal(position_defer(&p, i * far), 0);
+	round_trip(&p, 0);
+	position_encode(&p, &b);
+	assert_true(b.len <= POSITION_BYTES_MAX);
+	for (uint64_t i = POSITION_MISSING_MAX; i > 0; i--)
+		position_fill(&p, i * far);
+	assert_int_equal(p.n_missing, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pass_and_defer),
 		cmocka_unit_test(test_defer_refuses),
 		cmocka_unit_test(test_encoding),
+		cmocka_unit_test(test_many),
 	};
 
 	return cmocka_run_group_tests_name("position", tests, NULL, NULL);
