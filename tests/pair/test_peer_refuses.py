@@ -4,8 +4,7 @@ directory is locked, the name is too long there. The change waits, status says w
 go on, and it is carried out when the cause is gone.
 
 File systems with a lower limit for names are not to be had everywhere; a symlink's target is bounded
-by ext4's block size, with the same errno. Quotas do not hold root, who applies; what they do to the
-account that writes the spool is what a full disk does."""
+by ext4's block size, with the same errno. Most quotas do not hold root, who applies; those of btrfs do."""
 
 import errno
 import os
@@ -16,12 +15,13 @@ import time
 import pytest
 
 from rig.compare import assert_same
-from rig.disk import Disk
+from rig.disk import Disk, Quota
 from rig.servers import run, wait_for
 
 POLICIES = ["async", "continue", "block", "fail"]
 MODES = {"async": "mode=async"} | {p: f"mode=sync,on_peer_down={p}" for p in POLICIES[1:]}
 LARGE = 3 << 20
+LEFT = 20 << 10
 
 
 class Locked:
@@ -136,16 +136,25 @@ class TooLong(Locked):
             assert e.errno == errno.EIO
 
 
+class OverQuota(NoInode):
+    """Room for the record in the spool, none for another name."""
+    error = "Disk quota exceeded"
+
+    def __init__(self, p, disk):
+        self.disk = disk
+        disk.fill(LEFT)
+
+
 CAUSES = [Locked, NoInode, Full, FullStage, TooLong]
 MORE = [TooLarge, Growing]
 
 
-def small_disk(pair, options, inodes=300, **kwargs):
+def small_disk(pair, options, make=lambda server: Disk(server, inodes=300), **kwargs):
     p = pair(options, start=False, **kwargs)
     try:
-        disk = Disk(p.b, inodes=inodes)
-    except subprocess.CalledProcessError as e:
-        pytest.skip(f"no file system can be made here: {e.stderr}")
+        disk = make(p.b)
+    except (subprocess.CalledProcessError, FileNotFoundError) as e:
+        pytest.skip(f"no file system can be made here: {getattr(e, 'stderr', e)}")
     p.at_end.append(disk.umount)
     p.start()
     (p.a.path / "dir").mkdir()
@@ -261,6 +270,24 @@ def test_over_reconnects(pair):
     assert p.a.status()["conflicts"] == 0 and p.b.status()["conflicts"] == 0
 
 
+@pytest.mark.seconds(60)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_quota(pair, policy):
+    p, disk = small_disk(pair, MODES[policy], make=Quota)
+    cause = OverQuota(p, disk)
+    outcome = attempt(policy, lambda: cause.change(p.a.path))
+    wait_for("status tells", lambda: told(p, cause), 10)
+    assert cause.error in p.b.peer()["waiting"]
+    check_writer(policy, outcome, True)
+    goes_on(p, 1)
+    assert told(p, cause)
+    cause.end()
+    p.in_sync(20)
+    check_writer(policy, outcome, False)
+    assert p.a.peer()["error"] is None and p.b.peer()["waiting"] is None
+    assert_same(p.a.backing, p.b.backing)
+
+
 class NoInodes(NoInode):
     """Of many new files in many directories none can be made."""
 
@@ -295,7 +322,7 @@ MANY = 350
 @pytest.mark.parametrize("kind", [NoInodes, ManyLocked, ManyLarge])
 def test_hundreds(pair, kind):
     """Hundreds of changes wait, and others about anything else are made at once."""
-    p, disk = small_disk(pair, MODES["async"], inodes=1500)
+    p, disk = small_disk(pair, MODES["async"], make=lambda server: Disk(server, inodes=1500))
     for name in ("renamed", "removed", "changed"):
         (p.a.path / name).write_text("before")
     p.in_sync()
@@ -326,7 +353,7 @@ def test_hundreds(pair, kind):
 def test_too_many(pair):
     """More changes than can wait there: that is told, and a sync writer with `continue` is not held for
     ever."""
-    p, disk = small_disk(pair, MODES["async"], inodes=3000)
+    p, disk = small_disk(pair, MODES["async"], make=lambda server: Disk(server, inodes=3000))
     cause = Locked(p, disk)
     for n in range(2100):
         (p.a.path / "dir" / f"new{n}").write_text("x")

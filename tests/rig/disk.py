@@ -5,7 +5,9 @@ and one for all that it keeps, which can lose power."""
 import fcntl
 import os
 import pathlib
+import re
 import struct
+import subprocess
 
 from .servers import run, umount, wait_for, MNT_DETACH
 
@@ -71,6 +73,48 @@ class Disk:
     def empty(self):
         (self.path / "filler").unlink(missing_ok=True)
         run("rm", "-rf", self.path / "many")
+
+
+class Quota(Disk):
+    """A btrfs in a file, with a limit for the subvolume in which the backing directory of @server is. It
+    holds for root too."""
+
+    def __init__(self, server, megabytes=128):
+        self.server = server
+        self.image, self.path = server.top / "image", server.top / "disk"
+        self.top = server.top / "btrfs"
+        self.path.mkdir()
+        self.top.mkdir()
+        with open(self.image, "wb") as f:
+            f.truncate(megabytes << 20)
+        run("mkfs.btrfs", "-q", "--mixed", self.image)
+        run("mount", "-o", "loop", self.image, self.top)
+        try:
+            run("btrfs", "subvolume", "create", self.top / "volume")
+            run("btrfs", "quota", "enable", self.top)
+            run("mount", "--bind", self.top / "volume", self.path)
+            (self.path / "www").mkdir()
+            run("mount", "--bind", self.path / "www", server.backing)
+        except subprocess.CalledProcessError:
+            self.umount()
+            raise
+
+    def set_limit(self, limit):
+        run("btrfs", "qgroup", "limit", limit, self.top / "volume")
+
+    def umount(self):
+        super().umount()
+        umount(self.top, MNT_DETACH)
+
+    def fill(self, leave=0):
+        """From now on so many bytes more. A change takes what it could need at most, which is given back
+        later: making a name some tens of KiB for the tree items that it touches."""
+        run("sync", "-f", self.path)
+        out = run("btrfs", "qgroup", "show", "--raw", self.top).stdout
+        self.set_limit(int(re.search(r"^0/256 +(\d+)", out, re.M)[1]) + leave)
+
+    def empty(self):
+        self.set_limit("none")
 
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
