@@ -46,6 +46,7 @@ struct doubt {
 	struct remote_record remote; /* JOURNAL_REMOTE */
 	struct position before;      /* of the origin */
 	struct op op;
+	bool undone; /* did not happen */
 };
 
 struct recovery {
@@ -504,12 +505,17 @@ static int append_abort(struct replica *r, uint64_t seq)
 		r->journal, JOURNAL_ABORT, false, raw, sizeof(raw), NULL, 0, &ignored);
 }
 
-static int abort_record(struct replica *r, const struct doubt *d)
+static int undo(struct replica *r, struct doubt *d)
 {
-	int e = add_aborted(r, d->seq);
+	if (d->kind == JOURNAL_REMOTE) {
+		struct origin *o = replica_origin(r, d->remote.id);
 
+		if (o)
+			o->applied = d->before;
+	}
 	unseen_remove(r->unseen, d->seq);
-	return e < 0 ? e : append_abort(r, d->seq);
+	d->undone = true;
+	return add_aborted(r, d->seq);
 }
 
 static bool sets_attributes(const struct op *op)
@@ -540,21 +546,28 @@ static int settle_doubt(struct replica *r, struct doubt *d)
 		return applied;
 	if (d->kind == JOURNAL_REMOTE)
 		replica_touch_parents(r, &d->op, d->remote.touch);
-	if (applied == 0) {
-		if (d->kind == JOURNAL_REMOTE) {
-			struct origin *o = replica_origin(r, d->remote.id);
-
-			if (o)
-				o->applied = d->before;
-		}
-		return abort_record(r, d);
-	}
+	if (applied == 0)
+		return undo(r, d);
 	/* that the directory is there does not say that it was given its attributes */
 	if (d->kind == JOURNAL_REMOTE)
 		return d->op.type == OP_MKDIR ? apply_again(r, &d->op) : 0;
 	settle_dirty(r, &d->op);
 	replica_touch_parents(r, &d->op, (uint64_t[2]){d->op.time, d->op.time});
 	return d->op.type == OP_CREATE ? add_dirty(r, d->seq, &d->op, false) : 0;
+}
+
+/* What is appended may begin a segment with a checkpoint: only when all doubts are settled does
+ * that say what is so. */
+static int settle_doubts(struct recovery *v)
+{
+	int e = 0;
+
+	for (size_t i = 0; i < v->n_doubts && e == 0; i++)
+		e = settle_doubt(v->r, &v->doubts[i]);
+	for (size_t i = 0; i < v->n_doubts && e == 0; i++)
+		if (v->doubts[i].undone)
+			e = append_abort(v->r, v->doubts[i].seq);
+	return e;
 }
 
 /* Whether the crash came before that version took it. */
@@ -636,10 +649,10 @@ int replica_recover(struct replica *r)
 	if (e == 0)
 		e = journal_recover(r->journal, second_pass, &v);
 	if (e == 0)
+		e = settle_doubts(&v);
+	if (e == 0)
 		e = unsynced_each(&v.unsynced, note_left_out, r);
 	unsynced_clear(&v.unsynced);
-	for (size_t i = 0; i < v.n_doubts && e == 0; i++)
-		e = settle_doubt(r, &v.doubts[i]);
 	for (size_t i = 0; i < v.n_doubts; i++)
 		op_clear(&v.doubts[i].op);
 	free(v.doubts);
