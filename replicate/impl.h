@@ -140,6 +140,9 @@ struct replica {
 	pthread_t resync_thread;
 	bool resync_started;
 	bool opened; /* an orderly end is noted */
+	/* See filled.h. */
+	bool filled; /* the inbound thread's, and before and after it nobody's */
+	atomic_bool root_touched;
 	struct peer *peers;
 	size_t n_peers;
 	struct inbound *inbound;

@@ -6,6 +6,7 @@
  * makes up for events that were lost.
  */
 
+#include "filled.h"
 #include "receiver.h"
 
 #include "base/cleanup.h"
@@ -196,6 +197,7 @@ static void *inbound_thread(void *arg)
 
 	do {
 		scan(in);
+		filled_look(in->replica);
 	} while (wait_for_events(in->notify, in->stop, 5000));
 	return NULL;
 }

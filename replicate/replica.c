@@ -5,6 +5,7 @@
  * what of each origin was applied, what a rename moves, which part of the journal is needed.
  */
 
+#include "filled.h"
 #include "growing.h"
 
 #include "base/cleanup.h"
@@ -309,6 +310,8 @@ void replica_touch(struct replica *r, const char *dir, uint64_t time)
 {
 	int e = apply_touch(r->root, dir, time, true);
 
+	if (!dir[0])
+		filled_touched(r);
 	if (e < 0 && e != -ENOENT)
 		log_warning("cannot set the time of directory %s: %s", dir, strerror(-e));
 }

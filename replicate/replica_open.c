@@ -5,6 +5,7 @@
  * them. The checkpoint's layout stands in recover.c.
  */
 
+#include "filled.h"
 #include "growing.h"
 
 #include "base/cleanup.h"
@@ -226,6 +227,8 @@ static int open_all(struct replica *r, char **ret_error)
 
 	if (e == 0)
 		e = node_identify(r->control, r->state, r->config.node, &seed, &r->node, ret_error);
+	if (e == 0)
+		e = filled_check(r, r->config.seed, &seed, ret_error);
 	if (e < 0)
 		return e;
 	e = tree_new(&r->tree);
@@ -407,6 +410,8 @@ void replica_close(struct replica *r)
 	free_peers(r);
 	if (r->journal)
 		journal_close(r->journal);
+	if (r->threaded)
+		filled_look(r);
 	if (r->opened)
 		resync_close(r);
 	changes_close(r->changes);

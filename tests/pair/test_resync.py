@@ -6,8 +6,10 @@ import os
 import shutil
 import time
 
+import pytest
+
 from rig.compare import assert_same
-from rig.servers import wait_for
+from rig.servers import run, wait_for
 
 OLD, NEW = 1_600_000_000, 1_700_000_000
 
@@ -310,6 +312,61 @@ def test_empty_backing_is_refused_and_seeded(pair):
     assert_same(p.a.backing, p.b.backing)
     assert (p.b.path / "f3").read_text() == "text 3"
     p.b.options = options
+
+
+def empty(backing):
+    """As a disk that has lost all but the identity."""
+    for entry in os.listdir(backing):
+        if entry != ".tandemfs":
+            run("rm", "-rf", backing / entry)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_emptied_backing_is_refused_and_seeded(pair, crash):
+    p = pair("mode=async")
+    for i in range(20):
+        (p.a.path / f"f{i}").write_text(f"text {i}")
+    p.in_sync()
+    if crash:
+        wait_for("that is noted", (p.b.state / "filled").exists, 10)
+        p.b.kill()
+    else:
+        assert p.b.stop() == 0
+    empty(p.b.backing)
+    p.b.start(wait=False)
+    assert p.b.process.wait(20) != 0
+    assert "is empty, and it was not" in p.b.log() and "-o seed" in p.b.log()
+    assert len(os.listdir(p.a.path)) == 20
+    options = p.b.options
+    p.b.options += ",seed"
+    p.b.start()
+    p.connected(60)
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    assert (p.b.path / "f3").read_text() == "text 3"
+    p.b.options = options
+    assert p.b.stop() == 0
+    p.b.start()
+    p.connected()
+
+
+def test_tree_of_which_all_was_removed_is_not_refused(pair):
+    p = pair("mode=async")
+    (p.a.path / "d").mkdir()
+    (p.a.path / "d" / "f").write_text("x")
+    p.in_sync()
+    for s in p.servers:
+        assert s.stop() == 0
+        s.start()
+    p.connected()
+    run("rm", "-r", p.a.path / "d")
+    p.in_sync()
+    for s in p.servers:
+        assert s.stop() == 0
+        assert not (s.state / "filled").exists()
+        s.start()
+    p.connected()
+    assert os.listdir(p.b.path) == []
 
 
 def test_lost_state_is_seeded(pair):
