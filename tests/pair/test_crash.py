@@ -4,6 +4,7 @@
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -86,13 +87,40 @@ class Writer(threading.Thread):
                 time.sleep(0.02)
 
 
+def signal_all(pids, number):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def stop_for_a_while(p, s, r):
+    """The daemon of @s, or what serves its peer there, or both stand still, and perhaps the link is cut
+    meanwhile. No process is started before they go on: it would close what writers have open on the
+    mount, and wait for the daemon."""
+    sessions = s.sshd_children()
+    pids = r.choice([[s.process.pid], sessions, sessions + [s.process.pid]])
+    seconds = r.uniform(1, 10 if SOAK_SECONDS else 4)
+    try:
+        signal_all(pids, signal.SIGSTOP)
+        time.sleep(seconds / 2)
+        if r.random() < 0.3:
+            p.proxy(r.choice(p.servers)).tell("cut")
+        time.sleep(seconds / 2)
+    finally:
+        signal_all(pids, signal.SIGCONT)
+
+
 def hit(p, r):
     """One misfortune."""
     s = r.choice(p.servers)
     kind = r.random()
-    if kind < 0.35:
+    if kind < 0.25:
         s.kill()
         s.start()
+    elif kind < 0.5:
+        stop_for_a_while(p, s, r)
     elif kind < 0.7:
         s.kill()
         s.start(fault=f"{r.choice(labels())}:{r.randrange(1, 60)}")
