@@ -386,6 +386,23 @@ int unsynced_take(struct unsynced *u, const struct journal_record *rec);
 int unsynced_each(struct unsynced *u, int (*fn)(void *ctx, uint64_t seq), void *ctx);
 void unsynced_clear(struct unsynced *u);
 
+/* ---- undone.c ---- */
+/* What recovery finds of changes of names after a power failure. Starts as zeros. */
+struct undone {
+	struct name_change *list; /* owned */
+	size_t n, room;
+	uint64_t newest; /* when the last record was made */
+};
+/* Takes a record, in the order of the journal. 0 or -errno. */
+int undone_take(struct undone *u, const struct journal_record *rec);
+/* The same, of an op, which it takes over; not @own: somebody else's. */
+int undone_add(struct undone *u, struct op *op, uint64_t logged, bool own);
+/* Looks which of them the tree at @root does not have; @aborted: that one does not count. */
+int undone_find(struct undone *u, int root, bool (*aborted)(void *ctx, uint64_t seq), void *ctx);
+/* Calls @fn with the numbers of these, while it does not return -errno. 0 or that. */
+int undone_each(struct undone *u, int (*fn)(void *ctx, uint64_t seq), void *ctx);
+void undone_clear(struct undone *u);
+
 /* ---- resync_need.c ---- */
 enum resync_reason {
 	RESYNC_PAIRING = 1 << 0,

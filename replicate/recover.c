@@ -16,7 +16,8 @@
  * the process died. They were under way at the same time, so no two of them are related (tree.h)
  * and each can be looked at by itself: the tree is asked whether it was carried out (op_applied).
  * If not it is aborted now; a peer's operation then counts as not applied and is sent again.
- * Attributes are simply set once more.
+ * Attributes are simply set once more. After a power failure changes of names may be undone as well
+ * that nobody was in the middle of (undone.c).
  *   - Files that were open for writing (dirty marks without a later OP_CONTENT) get a whole
  * OP_CONTENT. After a power failure only when an fsync followed the mark: of others there may be
  * less than a peer has had.
@@ -58,6 +59,7 @@ struct recovery {
 	struct doubt *doubts;
 	size_t n_doubts;
 	struct unsynced unsynced;
+	struct undone undone;
 };
 
 /* ---- checkpoint ---- */
@@ -405,6 +407,13 @@ static bool has_pairing(const struct replica *r)
 	return false;
 }
 
+static int take_power(struct recovery *v, const struct journal_record *rec)
+{
+	int e = undone_take(&v->undone, rec);
+
+	return e == 0 && rec->kind == JOURNAL_LOCAL ? unsynced_take(&v->unsynced, rec) : e;
+}
+
 static int first_pass(void *ctx, const struct journal_record *rec)
 {
 	struct recovery *v = ctx;
@@ -419,10 +428,8 @@ static int first_pass(void *ctx, const struct journal_record *rec)
 		return -ENOMEM;
 	for (size_t i = 0; i < v->n_open; i++)
 		v->open[i] = load_u64(rec->open + 8 * i);
-	if (rec->kind == JOURNAL_LOCAL && v->r->lost_power && has_pairing(v->r))
-		return unsynced_take(&v->unsynced, rec);
 	if (rec->kind != JOURNAL_ABORT)
-		return 0;
+		return v->r->lost_power && has_pairing(v->r) ? take_power(v, rec) : 0;
 	seq = reader_u64(&src);
 	return reader_error(&src) < 0 ? -EBADMSG : add_aborted(v->r, seq);
 }
@@ -639,20 +646,52 @@ static int note_left_out(void *ctx, uint64_t seq)
 	return append_abort(r, seq);
 }
 
+static bool was_aborted(void *ctx, uint64_t seq)
+{
+	return replica_is_aborted(ctx, seq);
+}
+
+static int note_undone(void *ctx, uint64_t seq)
+{
+	struct replica *r = ctx;
+
+	log_info("journal: change %llu was undone when power failed: it is left to the reconciler",
+		(unsigned long long)seq);
+	return append_abort(r, seq);
+}
+
+/* What a power failure took from the tree does not stay in the journal. */
+static int leave_out_lost(struct recovery *v)
+{
+	int e = undone_find(&v->undone, v->r->root, was_aborted, v->r);
+
+	if (e == 0)
+		e = unsynced_each(&v->unsynced, leave_out, v->r);
+	return e < 0 ? e : undone_each(&v->undone, leave_out, v->r);
+}
+
+static int note_lost(struct recovery *v)
+{
+	int e = unsynced_each(&v->unsynced, note_left_out, v->r);
+
+	return e < 0 ? e : undone_each(&v->undone, note_undone, v->r);
+}
+
 int replica_recover(struct replica *r)
 {
 	struct recovery v = {.r = r, .first = true};
 	int e = journal_recover(r->journal, first_pass, &v);
 
 	if (e == 0)
-		e = unsynced_each(&v.unsynced, leave_out, r);
+		e = leave_out_lost(&v);
 	if (e == 0)
 		e = journal_recover(r->journal, second_pass, &v);
 	if (e == 0)
 		e = settle_doubts(&v);
 	if (e == 0)
-		e = unsynced_each(&v.unsynced, note_left_out, r);
+		e = note_lost(&v);
 	unsynced_clear(&v.unsynced);
+	undone_clear(&v.undone);
 	for (size_t i = 0; i < v.n_doubts; i++)
 		op_clear(&v.doubts[i].op);
 	free(v.doubts);
