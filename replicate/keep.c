@@ -277,12 +277,21 @@ static bool is_own(struct replica *r, const struct vault_entry *e)
 	return strncmp(e->name, r->node.id, strlen(r->node.id)) == 0;
 }
 
-/* That it is kept was known before the start. */
-static void remember_kept(struct replica *r, const struct vault_entry *e)
+/* That they are kept was known before the start. */
+static int remember_kept(struct replica *r, const struct vault_entry *list, size_t n)
 {
+	_cleanup_free_ uint64_t *seqs = calloc(n + 1, sizeof(*seqs));
+	size_t n_own = 0;
+
+	if (!seqs)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		if (is_own(r, &list[i]))
+			seqs[n_own++] = list[i].seq;
 	(void)pthread_mutex_lock(&r->lock);
-	unseen_make_safe_seq(r->unseen, e->seq);
+	unseen_make_safe_seqs(r->unseen, seqs, n_own);
 	(void)pthread_mutex_unlock(&r->lock);
+	return 0;
 }
 
 int keep_recover(struct replica *r)
@@ -295,9 +304,8 @@ int keep_recover(struct replica *r)
 		return e;
 	for (size_t i = 0; i < n && e == 0; i++)
 		e = part_if_there(r, &list[i]);
-	for (size_t i = 0; i < n; i++)
-		if (is_own(r, &list[i]))
-			remember_kept(r, &list[i]);
+	if (e == 0)
+		e = remember_kept(r, list, n);
 	for (size_t i = 0; i < n && e == 0; i++)
 		if (is_fresh(r, &list[i]))
 			e = keep_tell(r, list[i].name);

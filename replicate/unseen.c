@@ -19,8 +19,7 @@
  *   - another name for an inode (link), and a change of it or its rename.
  * All else that touches one name, or removes or replaces a directory above the other's, clashes.
  *
- * A directory of any size that was renamed is one entry. How many entries an inode has is counted,
- * so that one without any is not looked for.
+ * A directory of any size that was renamed is one entry. The entries of each inode are indexed too.
  */
 
 #include "unseen.h"
@@ -51,7 +50,7 @@ struct name {
 struct inode {
 	UT_hash_handle hh;
 	uint64_t ino;
-	size_t n_entries;
+	struct row refs;
 };
 
 struct entry {
@@ -249,14 +248,41 @@ static int index_entry(struct unseen *u, struct entry *e)
 	return 0;
 }
 
-static int inode_get(struct unseen *u, struct entry *e)
+static struct inode *inode_find(const struct unseen *u, uint64_t ino)
+{
+	struct inode *i;
+
+	HASH_FIND(hh, u->inodes, &ino, sizeof(ino), i);
+	return i;
+}
+
+static void inode_put(struct unseen *u, struct inode *i)
+{
+	if (!i || i->refs.first < i->refs.end)
+		return;
+	HASH_DEL(u->inodes, i);
+	free(i->refs.at);
+	free(i);
+}
+
+static void inode_unindex(struct unseen *u, struct entry *e)
+{
+	struct inode *i = e->inode;
+
+	if (!i)
+		return;
+	e->inode = NULL;
+	row_remove(&i->refs, e);
+	inode_put(u, i);
+}
+
+static int inode_index(struct unseen *u, struct entry *e)
 {
 	uint64_t ino = e->op.fid.ino;
-	struct inode *i;
+	struct inode *i = ino ? inode_find(u, ino) : NULL;
 
 	if (!ino)
 		return 0;
-	HASH_FIND(hh, u->inodes, &ino, sizeof(ino), i);
 	if (!i) {
 		i = calloc(1, sizeof(*i));
 		if (!i)
@@ -264,17 +290,12 @@ static int inode_get(struct unseen *u, struct entry *e)
 		i->ino = ino;
 		HASH_ADD(hh, u->inodes, ino, sizeof(i->ino), i);
 	}
-	i->n_entries++;
+	if (row_add(&i->refs, e) < 0) {
+		inode_put(u, i);
+		return -ENOMEM;
+	}
 	e->inode = i;
 	return 0;
-}
-
-static void inode_put(struct unseen *u, struct inode *i)
-{
-	if (!i || --i->n_entries)
-		return;
-	HASH_DEL(u->inodes, i);
-	free(i);
 }
 
 /* ---- entries ---- */
@@ -338,14 +359,14 @@ int unseen_add(struct unseen *u, const struct op *op)
 	e = entry_new(op);
 	if (!e)
 		return -ENOMEM;
-	if (inode_get(u, e) < 0 || index_entry(u, e) < 0) {
-		inode_put(u, e->inode);
+	if (inode_index(u, e) < 0 || index_entry(u, e) < 0) {
+		inode_unindex(u, e);
 		entry_free(e);
 		return -ENOMEM;
 	}
 	if (op->type == OP_RENAME && row_add(&u->renames, e) < 0) {
 		unindex(u, e);
-		inode_put(u, e->inode);
+		inode_unindex(u, e);
 		entry_free(e);
 		return -ENOMEM;
 	}
@@ -358,7 +379,7 @@ static void remove_entry(struct unseen *u, struct entry *e)
 	unindex(u, e);
 	if (e->op.type == OP_RENAME)
 		row_remove(&u->renames, e);
-	inode_put(u, e->inode);
+	inode_unindex(u, e);
 	DL_DELETE(u->entries, e);
 	u->n--;
 	entry_free(e);
@@ -752,6 +773,17 @@ char *unseen_follow(const struct unseen *u, const char *path, const struct posit
 
 /* ---- versions ---- */
 
+/* Where the entries stand that name @path or concern the inode of @fid (NULL: none). */
+static void rows_of(
+	const struct unseen *u, const char *path, const struct fid *fid, struct row ret[2])
+{
+	const struct name *n = name_find(u, path, strlen(path));
+	const struct inode *i = fid && fid->ino ? inode_find(u, fid->ino) : NULL;
+
+	ret[0] = n ? n->refs : (struct row){0};
+	ret[1] = i ? i->refs : (struct row){0};
+}
+
 static bool makes_version(const struct entry *e, const char *path, const struct fid *fid)
 {
 	switch (e->op.type) {
@@ -800,15 +832,15 @@ static bool changes_name(const struct entry *e)
 
 bool unseen_link(const struct unseen *u, const struct fid *fid, const struct position *seen)
 {
-	const struct inode *i;
+	const struct inode *n = inode_find(u, fid->ino);
 	const struct entry *e;
+	size_t i;
 
-	HASH_FIND(hh, u->inodes, &fid->ino, sizeof(fid->ino), i);
-	if (!i)
+	if (!n)
 		return false;
-	DL_FOREACH (u->entries, e)
-		if (e->op.type == OP_LINK && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid))
-			return true;
+	ROW_FOREACH(&n->refs, i, e)
+	if (e->op.type == OP_LINK && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid))
+		return true;
 	return false;
 }
 
@@ -831,27 +863,32 @@ static bool is_called(const struct unseen *u, const struct entry *e, const char 
 bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid *fid,
 	const struct position *seen)
 {
-	const struct inode *i;
+	const struct inode *n = inode_find(u, fid->ino);
 	const struct entry *e;
+	size_t i;
 
-	HASH_FIND(hh, u->inodes, &fid->ino, sizeof(fid->ino), i);
-	if (!i)
+	if (!n)
 		return false;
-	DL_FOREACH (u->entries, e)
-		if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
-			fid_equal(&e->op.fid, fid) && !is_called(u, e, path))
-			return true;
+	ROW_FOREACH(&n->refs, i, e)
+	if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
+		fid_equal(&e->op.fid, fid) && !is_called(u, e, path))
+		return true;
 	return false;
 }
 
 const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
 	const struct fid *fid, const struct position *seen)
 {
+	struct row rows[2];
 	const struct entry *e, *best = NULL;
+	size_t i;
 
-	DL_FOREACH (u->entries, e)
-		if (is_newer(e, 0, seen) && makes_version(e, path, fid))
-			best = e;
+	rows_of(u, path, fid, rows);
+	for (int k = 0; k < 2; k++)
+		ROW_FOREACH(&rows[k], i, e)
+	if (is_newer(e, 0, seen) && makes_version(e, path, fid) &&
+		(!best || best->op.seq < e->op.seq))
+		best = e;
 	return best ? &best->op : NULL;
 }
 
@@ -901,27 +938,39 @@ const struct unseen_op *unseen_rename_above(
 	return NULL;
 }
 
+/* Up to number @last. */
+static void make_safe(struct unseen *u, uint64_t last, const char *path, const struct fid *fid)
+{
+	struct row rows[2];
+	struct entry *e;
+	size_t i;
+
+	rows_of(u, path, fid, rows);
+	for (int k = 0; k < 2; k++)
+		ROW_FOREACH(&rows[k], i, e)
+	if (e->op.seq <= last && makes_version(e, path, fid))
+		e->op.safe = true;
+}
+
 void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid)
+{
+	make_safe(u, UINT64_MAX, path, fid);
+}
+
+static int compare_seqs(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+void unseen_make_safe_seqs(struct unseen *u, uint64_t *seqs, size_t n)
 {
 	struct entry *e;
 
+	if (n)
+		qsort(seqs, n, sizeof(*seqs), compare_seqs);
 	DL_FOREACH (u->entries, e)
-		if (makes_version(e, path, fid))
-			e->op.safe = true;
-}
-
-void unseen_make_safe_seq(struct unseen *u, uint64_t seq)
-{
-	struct entry *e, *last = NULL;
-	const char *path;
-
-	DL_FOREACH (u->entries, e)
-		if (e->op.seq == seq)
-			last = e;
-	if (!last)
-		return;
-	path = last->op.path2 ?: last->op.path;
-	DL_FOREACH (u->entries, e)
-		if (e->op.seq <= seq && makes_version(e, path, &last->op.fid))
-			e->op.safe = true;
+		if (n && bsearch(&e->op.seq, seqs, n, sizeof(*seqs), compare_seqs))
+			make_safe(u, e->op.seq, e->op.path2 ?: e->op.path, &e->op.fid);
 }

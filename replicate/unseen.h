@@ -103,8 +103,9 @@ const struct unseen_op *unseen_rename_from(
 const struct unseen_op *unseen_rename_above(
 	const struct unseen *u, const char *path, const struct position *seen, uint64_t after);
 
-/* The version that our op @seq made, and what stood there before it, is in the vault. */
-void unseen_make_safe_seq(struct unseen *u, uint64_t seq);
+/* The versions that our ops @seqs made, and what stood there before each, are in the vault. Sorts
+ * @seqs. */
+void unseen_make_safe_seqs(struct unseen *u, uint64_t *seqs, size_t n);
 /* Our version at @path (and of @fid, NULL: any) is in the vault: it needs no more care. */
 void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid);
 

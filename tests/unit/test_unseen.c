@@ -520,7 +520,7 @@ static void versions(void **state)
 	ours_of(OP_CONTENT, "f", 7);
 	assert_int_equal(version("f", 0), 8);
 	/* found in the vault at a start */
-	unseen_make_safe_seq(u, 4);
+	unseen_make_safe_seqs(u, (uint64_t[]){9, 4}, 2);
 	assert_int_equal(version("y", 0), 0);
 	assert_int_equal(version("f", 0), 8);
 }
