@@ -232,12 +232,17 @@ void upload_refused(struct remote *remote, struct bulk_job *job, const char *pat
 }
 
 /* A large content is not begun where it cannot fit: until the server says so, it would leave no
- * room there for anything else. */
-static int ask_room(struct bulk_job *job, struct remote *remote, const char *path)
+ * room there for anything else. Nor is any while something waits for room there. */
+static int ask_room(struct bulk *b, struct bulk_job *job, struct remote *remote, const char *path)
 {
 	uint64_t len = job->op.content->data_len;
+	struct peer *p = b->peer;
+	bool waits;
 
-	if (len < ASK_ROOM || cause_at(remote, path, len + ROOM_LEFT, -EIO) != -ENOSPC)
+	(void)pthread_mutex_lock(&p->replica->lock);
+	waits = p->room_doubtful || p->stuck_seq;
+	(void)pthread_mutex_unlock(&p->replica->lock);
+	if ((len < ASK_ROOM && !waits) || cause_at(remote, path, len + ROOM_LEFT, -EIO) != -ENOSPC)
 		return 0;
 	job->remote_failed = true;
 	return -ENOSPC;
@@ -259,7 +264,7 @@ static int send_stream(
 	struct bulk *b, struct bulk_job *job, struct remote *remote, const char *path)
 {
 	struct upload u = {.fd = job->fd, .content = job->op.content, .remote = remote};
-	int closed, r = ask_room(job, remote, path);
+	int closed, r = ask_room(b, job, remote, path);
 
 	if (r < 0)
 		return r;

@@ -75,6 +75,7 @@ struct peer {
 	/* An op whose content its server refuses, and why, with what to do; 0 and NULL: none. */
 	uint64_t refused_seq;
 	char *refused;        /* owned */
+	bool room_doubtful;   /* since one was: it is asked before anything is uploaded */
 	bool blocked;         /* for one of these two reasons it takes nothing at all */
 	uint64_t oldest_time; /* op.time of the oldest op not acknowledged; 0: none */
 	uint64_t sent_ops, sent_bytes;
@@ -140,6 +141,8 @@ struct replica {
 	pthread_t resync_thread;
 	bool resync_started;
 	bool opened; /* an orderly end is noted */
+	int reserve; /* see room.h; the inbound thread's */
+	atomic_bool short_of_room;
 	/* See filled.h. */
 	bool filled; /* the inbound thread's, and before and after it nobody's */
 	atomic_bool root_touched;

@@ -8,6 +8,7 @@
 
 #include "filled.h"
 #include "receiver.h"
+#include "room.h"
 
 #include "base/cleanup.h"
 #include "base/confine.h"
@@ -198,7 +199,8 @@ static void *inbound_thread(void *arg)
 	do {
 		scan(in);
 		filled_look(in->replica);
-	} while (wait_for_events(in->notify, in->stop, 5000));
+		room_look(in->replica);
+	} while (wait_for_events(in->notify, in->stop, 1000));
 	return NULL;
 }
 

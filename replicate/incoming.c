@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "content.h"
 #include "growing.h"
+#include "room.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -922,8 +923,10 @@ static int take_vault(struct receiver *v, struct op *op)
 
 int incoming_carry_out(struct receiver *v, struct op *op, const struct position *seen)
 {
-	int e;
+	int e = room_check(v->replica, op);
 
+	if (e < 0)
+		return e;
 	switch (op->type) {
 	case OP_FSYNC:
 		e = sync_path(v, op);

@@ -202,6 +202,7 @@ int waiting_for_room(struct sender *s, struct op *op, const struct local_head *h
 	(void)say(&text, 0, "%s: %s (%s)", op_describe(op, what, sizeof(what)), strerror(-error),
 		remote_remedy(error));
 	(void)pthread_mutex_lock(&s->replica->lock);
+	p->room_doubtful = true;
 	news = p->refused_seq == 0;
 	if (news || p->refused_seq == seq) {
 		free(p->refused);
@@ -235,6 +236,9 @@ void waiting_not_refused(struct sender *s, uint64_t seq)
 	if (s->peer->refused_seq != seq) /* written by this thread only */
 		return;
 	forget_refusal(s);
+	(void)pthread_mutex_lock(&s->replica->lock);
+	s->peer->room_doubtful = false;
+	(void)pthread_mutex_unlock(&s->replica->lock);
 	retry_all(s);
 }
 

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/durable.h"
 #include "digest.h"
+#include "room.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +31,8 @@
 
 #define READ_BYTES (1u << 20)
 #define BEAT_MS 500
+/* On a full disk, what is kept free for a segment must not become less. */
+#define AHEAD_MIN (128u << 10)
 /* Operations between two acks while there is more to do. */
 #define ACK_EVERY 256
 
@@ -221,7 +224,7 @@ static void close_segment(struct receiver *v)
 	segment_name(v, v->segment, name);
 	delete_file(v, v->dir, name);
 	v->segment++;
-	v->offset = 0;
+	v->offset = v->ahead = 0;
 	v->in_pos = 0;
 	buf_reset(&v->in);
 }
@@ -264,6 +267,26 @@ static int open_segment(struct receiver *v)
 		return 0;
 	segment_name(v, v->segment, name);
 	return open_regular(v->dir, name, &v->log);
+}
+
+/* On a full disk, see room.c. */
+static void keep_room(struct receiver *v)
+{
+	off_t read = v->offset - (off_t)(v->in.len - v->in_pos);
+
+	if (v->log < 0 || !room_is_short(v->replica) || v->offset + (off_t)AHEAD_MIN < v->ahead)
+		return;
+	room_for_log(v->log, read, v->offset);
+	v->ahead = v->offset + (off_t)ROOM_LOG_AHEAD;
+}
+
+/* Whether the beginning of the segment was given back: it was read before this start of ours. */
+static bool has_lost_beginning(struct receiver *v)
+{
+	static const uint8_t zeros[WIRE_FRAME_HEAD];
+
+	return v->offset <= (off_t)v->in.len && v->in_pos == 0 && v->in.len >= sizeof(zeros) &&
+	       memcmp(v->in.data, zeros, sizeof(zeros)) == 0;
 }
 
 /* Reads on in the segment. Bytes read, 0 at its present end, or -errno. */
@@ -351,7 +374,12 @@ static unsigned read_log(struct receiver *v)
 			break;
 		}
 		n = read_more(v);
+		if (n > 0 && has_lost_beginning(v)) {
+			v->damaged = v->ack_due = true;
+			break;
+		}
 		e = n < 0 ? (int)n : apply_buffer(v, &done);
+		keep_room(v);
 		if (e == -EAGAIN)
 			break;
 		if (e < 0) {
@@ -475,7 +503,7 @@ static void begin_session(struct receiver *v, const struct wire_hello *h)
 	v->log = -1;
 	buf_reset(&v->in);
 	v->in_pos = 0;
-	v->offset = 0;
+	v->offset = v->ahead = 0;
 	v->session = h->session;
 	v->damaged = v->against_the_rules = false;
 	v->refusal[0] = '\0';

@@ -39,6 +39,7 @@ struct receiver {
 	uint64_t session, segment, epoch, beat;
 	uint64_t durable;
 	off_t offset;  /* in the segment, of what follows `in` */
+	off_t ahead;   /* in the segment, up to here room was kept last */
 	struct buf in; /* read and not yet parsed */
 	size_t in_pos;
 	bool damaged;           /* the session has to begin anew */

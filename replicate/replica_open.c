@@ -7,6 +7,7 @@
 
 #include "filled.h"
 #include "growing.h"
+#include "room.h"
 
 #include "base/cleanup.h"
 #include "base/confine.h"
@@ -185,7 +186,7 @@ static struct replica *allocate(void)
 
 	if (!r)
 		return NULL;
-	r->control = r->scratch = r->acks = r->spool = r->state = -1;
+	r->reserve = r->control = r->scratch = r->acks = r->spool = r->state = -1;
 	r->make_remote = make_sftp;
 	(void)pthread_mutex_init(&r->lock, NULL);
 	(void)pthread_mutex_init(&r->survey_lock, NULL);
@@ -247,6 +248,7 @@ static int open_all(struct replica *r, char **ret_error)
 	e = r->unseen && r->touched ? make_peers(r) : -ENOMEM;
 	if (e == 0)
 		e = open_journal(r, ret_error);
+	room_open(r);
 	if (e == 0)
 		e = inbound_new(r, &r->inbound);
 	if (e == 0)
@@ -418,6 +420,7 @@ void replica_close(struct replica *r)
 	vault_close(r->vault);
 	tree_free(r->tree);
 	free_tables(r);
+	room_close(r);
 	cleanup_close(&r->control);
 	cleanup_close(&r->scratch);
 	cleanup_close(&r->acks);

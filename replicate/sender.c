@@ -552,6 +552,8 @@ static void publish_position(struct sender *s)
 	p->blocked = blocked;
 	position_copy(&p->applied, &now);
 	pending_acked(p->pending, &now);
+	if (in_sync && s->n_stuck == 0)
+		p->room_doubtful = false;
 	p->durable = s->last_ack.durable;
 	p->stuck_seq = s->last_ack.stuck_seq;
 	p->lost_power = s->last_ack.lost_power;

@@ -288,6 +288,41 @@ def test_quota(pair, policy):
     assert_same(p.a.backing, p.b.backing)
 
 
+@pytest.mark.seconds(90)
+@pytest.mark.parametrize("then", ["", "cut", "restart"])
+def test_removals_on_a_full_disk(pair, then):
+    """What makes room arrives where there is none, also in a new session and after a start there."""
+    p, disk = small_disk(pair, MODES["async"], proxy=True)
+    for n in range(40):
+        (p.a.path / f"old{n}").write_bytes(os.urandom(200_000))
+    (p.a.path / "dir" / "old").mkdir()
+    p.in_sync()
+    reserve = p.b.backing / ".tandemfs" / "reserve"
+    wait_for("the reserve is made", lambda: reserve.stat().st_blocks * 512 >= 1 << 20, 10)
+    disk.fill()
+    wait_for("the reserve is given up", lambda: reserve.stat().st_size < 1 << 20, 10)
+    for n in range(20):
+        (p.a.path / f"new{n}").write_bytes(os.urandom(50_000))
+        (p.a.path / f"large{n}").write_bytes(os.urandom(100_000))
+    wait_for("status tells", lambda: "No space left" in (p.a.peer()["error"] or ""), 10)
+    if then == "cut":
+        p.proxy(p.a).tell("cut")
+    elif then == "restart":
+        p.b.kill()
+        p.b.start()
+    for n in range(1000):
+        os.chmod(p.a.path / "other", 0o600 + n % 2)
+    os.rmdir(p.a.path / "dir" / "old")
+    (p.a.path / "old0").unlink()
+    wait_for("removals are made", lambda: not (p.b.backing / "dir" / "old").exists()
+             and not (p.b.backing / "old0").exists(), 20)
+    for n in range(1, 40):
+        (p.a.path / f"old{n}").unlink()
+    p.in_sync(40)
+    assert_same(p.a.backing, p.b.backing)
+    wait_for("the reserve is made again", lambda: reserve.stat().st_blocks * 512 >= 1 << 20, 10)
+
+
 class NoInodes(NoInode):
     """Of many new files in many directories none can be made."""
 
