@@ -96,6 +96,31 @@ static int append_remote(struct receiver *v, const struct remote_record *m, cons
 			       NULL, 0, ret_seq);
 }
 
+/* A number that is to follow later counts as missing before the record says so: a segment that
+ * others begin meanwhile must not say that it never came, since with the next number it would count
+ * as applied. */
+static int defer_number(struct receiver *v, const struct remote_record *m)
+{
+	struct replica *r = v->replica;
+	struct position before;
+	uint64_t ignored;
+	int e;
+
+	(void)pthread_mutex_lock(&r->lock);
+	position_copy(&before, &v->origin->applied);
+	(void)pthread_mutex_unlock(&r->lock);
+	e = move_position(v, m);
+	if (e < 0)
+		return e == -ENOBUFS ? -EAGAIN : 0;
+	e = append_remote(v, m, NULL, false, &ignored);
+	if (e == 0)
+		return 0;
+	(void)pthread_mutex_lock(&r->lock);
+	position_copy(&v->origin->applied, &before);
+	(void)pthread_mutex_unlock(&r->lock);
+	return e;
+}
+
 /* A number that is to follow later, or that nothing is left of. */
 int incoming_number(struct receiver *v, uint64_t seq, enum remote_how how)
 {
@@ -103,16 +128,8 @@ int incoming_number(struct receiver *v, uint64_t seq, enum remote_how how)
 	uint64_t ignored;
 	int e;
 
-	if (how == REMOTE_DEFER) {
-		struct position p;
-
-		(void)pthread_mutex_lock(&v->replica->lock);
-		position_copy(&p, &v->origin->applied);
-		(void)pthread_mutex_unlock(&v->replica->lock);
-		e = position_defer(&p, seq);
-		if (e < 0)
-			return e == -ENOBUFS ? -EAGAIN : 0;
-	}
+	if (how == REMOTE_DEFER)
+		return defer_number(v, &m);
 	e = append_remote(v, &m, NULL, false, &ignored);
 	return e < 0 ? e : move_position(v, &m);
 }

@@ -60,8 +60,8 @@ int remote_record_get(struct reader *r, struct remote_record *ret)
 
 int remote_record_move(const struct remote_record *m, struct position *p)
 {
-	if (m->how == REMOTE_DEFER)
-		return position_defer(p, m->seq);
+	if (m->how == REMOTE_DEFER) /* a checkpoint may have said so already */
+		return position_is_missing(p, m->seq) ? 0 : position_defer(p, m->seq);
 	if (position_is_missing(p, m->seq))
 		position_fill(p, m->seq);
 	else
