@@ -28,6 +28,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define READ_BYTES (1u << 20)
 #define BEAT_MS 500
@@ -286,7 +287,7 @@ static bool has_lost_beginning(struct receiver *v)
 	static const uint8_t zeros[WIRE_FRAME_HEAD];
 
 	return v->offset <= (off_t)v->in.len && v->in_pos == 0 && v->in.len >= sizeof(zeros) &&
-	       memcmp(v->in.data, zeros, sizeof(zeros)) == 0;
+	       memcmp(v->in.data, zeros, sizeof(zeros)) == 0 && lseek(v->log, 0, SEEK_HOLE) == 0;
 }
 
 /* Reads on in the segment. Bytes read, 0 at its present end, or -errno. */

@@ -49,6 +49,7 @@ class Victim:
     def look(self):
         """What is there now is to stay as it is."""
         self.beside, self.there = tree(self.outside), tree(self.b.backing)
+        wait_for("b notes that its tree is not empty", (self.b.state / "filled").exists)
         self.state = sorted(os.listdir(self.b.state))
 
     def refuses(self, what, *frames):
