@@ -579,7 +579,9 @@ static int meet_two_renames(struct meeting *m, const char *from, uint64_t when)
 		return e;
 	if (S_ISREG(st.st_mode) && replica_is_asked(m->r, from))
 		return move_unknown(m, from);
-	if (!st.st_ino || confine_below(op->path2, from) || confine_below(from, op->path2) ||
+	if (!st.st_ino) /* gone since: what the peer has under its name stays */
+		return op->flags & OP_GONE ? 0 : ask_for(m, op->path2, true);
+	if (confine_below(op->path2, from) || confine_below(from, op->path2) ||
 		!theirs_wins(m, CONFLICT_MOVE, (int64_t)when, (int64_t)op->time))
 		return 0;
 	e = make_above(m, op->path2);
