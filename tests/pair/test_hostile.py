@@ -226,11 +226,11 @@ def test_numbers(victim):
     assert (victim.b.backing / "d").stat().st_mode & 0o777 == 0o755
     victim.look()
     victim.refuses("out of order", third)
-    # 64 numbers may be missing, then the sender waits, and nobody else
+    # 2048 numbers may be missing, then the sender waits, and nobody else
     s.hello()
     base = s.seq
-    s.say(*[frame(DEFER, u64(base + 1 + n)) for n in range(100)])
-    wait_for("64 are missing", lambda: len(s.ack()["missing"]) == 64)
+    s.say(*[frame(DEFER, u64(base + 1 + n)) for n in range(2100)])
+    wait_for("2048 are missing", lambda: len(s.ack()["missing"]) == 2048)
     victim.untouched("announced")
     s.hello()
     s.say(*[frame(VOID, u64(n)) for n in s.ack()["missing"]])

@@ -74,6 +74,25 @@ def op(kind, path, fields=b"", flags=0):
     return u8(kind) + u32(flags) + u64(time.time_ns()) + blob(path) + fields
 
 
+def missing(body, at):
+    """The numbers of a position that are missing (replicate/position.c), and where it ends."""
+    n = body[at]
+    if n < 255:
+        return list(struct.unpack_from(f"<{n}Q", body, at + 1)), at + 1 + 8 * n
+    n, = struct.unpack_from("<H", body, at + 1)
+    at += 3
+    found, seq = [], 0
+    for _ in range(n):
+        shift = 0
+        while body[at] & 0x80:
+            seq += (body[at] & 0x7f) << shift
+            at, shift = at + 1, shift + 7
+        seq += body[at] << shift
+        at += 1
+        found.append(seq)
+    return found, at
+
+
 class Speaker:
     """The sender of the node @node_id, whose daemon must not run, at @server."""
 
@@ -126,9 +145,8 @@ class Speaker:
         for key in ("session", "epoch", "beat", "high"):
             found[key], = struct.unpack_from("<Q", body, at)
             at += 8
-        n = body[at]
-        found["missing"] = list(struct.unpack_from(f"<{n}Q", body, at + 1))
-        at += 1 + 8 * n + 16
+        found["missing"], at = missing(body, at)
+        at += 16
         found["restart"] = body[at]
         found["stuck"], found["errno"], size = struct.unpack_from("<QiI", body, at + 1)
         at += 1 + 16
