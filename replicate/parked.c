@@ -3,8 +3,8 @@
 /*
  * Operations that cannot be applied now: the disk is full, read-only, the directory may not be
  * written to, the name is too long for this file system. Their numbers count as missing, operations
- * are related to them queue behind them, all others go on. Each second they are tried again, in
- * the order in which they came; when more fail than is good for one second, the rest is tried in
+ * that are related to them queue behind them, all others go on. Each second they are tried again,
+ * in the order in which they came; when more fail than is good for one second, the rest is tried in
  * the next ones.
  *
  * How many can wait is bounded, by the numbers that may be missing in a position and by the memory
