@@ -62,7 +62,8 @@ static int make_room(struct undone *u)
 	while (old < u->n && u->list[old].logged + WRITTEN_NS < u->newest)
 		op_clear(&u->list[old++].op);
 	u->n -= old;
-	memmove(u->list, u->list + old, u->n * sizeof(*u->list));
+	if (old)
+		memmove(u->list, u->list + old, u->n * sizeof(*u->list));
 	if (old > u->room / 2)
 		return 0;
 	list = reallocarray(u->list, u->room ? 2 * u->room : 64, sizeof(*list));
