@@ -12,7 +12,7 @@ import time
 import pytest
 
 from rig.compare import assert_same
-from rig.servers import FAULTS, ROOT, wait_for
+from rig.servers import FAULTS, ROOT, signal_all, wait_for
 
 CYCLES = int(os.environ.get("TANDEMFS_CYCLES", "10"))
 SOAK_SECONDS = int(os.environ.get("SOAK_SECONDS", "0"))     # in all; 0: CYCLES decides
@@ -85,14 +85,6 @@ class Writer(threading.Thread):
                 pass
             except OSError:     # the daemon is dead, or the peer made something else of it
                 time.sleep(0.02)
-
-
-def signal_all(pids, number):
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def stop_for_a_while(p, s, r):

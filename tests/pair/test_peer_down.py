@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from rig.compare import assert_same
-from rig.servers import wait_for
+from rig.servers import signal_all, wait_for
 
 STALL = 30  # seconds: what a sync writer may wait for at most, with a slow machine's margin
 
@@ -34,11 +34,7 @@ class Away:
         if self.how == "killed":
             self.peer.start()
         elif self.how == "sshd stopped":
-            for pid in self.stopped:
-                try:
-                    os.kill(pid, signal.SIGCONT)
-                except ProcessLookupError:
-                    pass
+            signal_all(self.stopped, signal.SIGCONT)
         elif self.how == "daemon stopped":
             self.peer.process.send_signal(signal.SIGCONT)
         else:

@@ -291,6 +291,23 @@ def test_peers_backup_restored(pair):
     assert (p.b.path / "f19").read_text() == "x" * 19
 
 
+def refused_then_seeded(p, *said):
+    """b's backing directory is not taken as it is, and @said why; -o seed fills it."""
+    p.b.start(wait=False)
+    assert p.b.process.wait(20) != 0
+    for text in said + ("-o seed",):
+        assert text in p.b.log()
+    assert len(os.listdir(p.a.path)) == 20
+    options = p.b.options
+    p.b.options += ",seed"
+    p.b.start()
+    p.connected(60)
+    p.in_sync()
+    assert_same(p.a.backing, p.b.backing)
+    assert (p.b.path / "f3").read_text() == "text 3"
+    p.b.options = options
+
+
 def test_empty_backing_is_refused_and_seeded(pair):
     p = pair("mode=async")
     for i in range(20):
@@ -300,18 +317,7 @@ def test_empty_backing_is_refused_and_seeded(pair):
     shutil.rmtree(p.b.backing)
     p.b.backing.mkdir()
     p.b.backing.chmod(0o755)
-    p.b.start(wait=False)
-    assert p.b.process.wait(20) != 0
-    assert "is its disk mounted?" in p.b.log() and "-o seed" in p.b.log()
-    assert os.listdir(p.a.path)
-    options = p.b.options
-    p.b.options += ",seed"
-    p.b.start()
-    p.connected(60)
-    p.in_sync()
-    assert_same(p.a.backing, p.b.backing)
-    assert (p.b.path / "f3").read_text() == "text 3"
-    p.b.options = options
+    refused_then_seeded(p, "is its disk mounted?")
 
 
 def empty(backing):
@@ -333,18 +339,7 @@ def test_emptied_backing_is_refused_and_seeded(pair, crash):
     else:
         assert p.b.stop() == 0
     empty(p.b.backing)
-    p.b.start(wait=False)
-    assert p.b.process.wait(20) != 0
-    assert "is empty, and it was not" in p.b.log() and "-o seed" in p.b.log()
-    assert len(os.listdir(p.a.path)) == 20
-    options = p.b.options
-    p.b.options += ",seed"
-    p.b.start()
-    p.connected(60)
-    p.in_sync()
-    assert_same(p.a.backing, p.b.backing)
-    assert (p.b.path / "f3").read_text() == "text 3"
-    p.b.options = options
+    refused_then_seeded(p, "is empty, and it was not")
     assert p.b.stop() == 0
     p.b.start()
     p.connected()

@@ -92,6 +92,15 @@ def in_net(net, *args):
     return ["nsenter", f"--net=/run/netns/{net}", *args] if net else list(args)
 
 
+def signal_all(pids, number):
+    """To those that are still there."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
 class Proxy:
     """Between a server and its peer; runs in the server's namespace."""
 
@@ -170,11 +179,7 @@ class Server:
         return found
 
     def signal_connections(self, number):
-        for pid in self.sshd_children():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
+        signal_all(self.sshd_children(), number)
 
     def stop_sshd(self):
         if not self.sshd:
@@ -182,12 +187,8 @@ class Server:
         children = self.sshd_children()
         self.sshd.kill()
         self.sshd.wait()
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGCONT)
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        signal_all(children, signal.SIGCONT)
+        signal_all(children, signal.SIGKILL)
         (self.top / "sshd.pid").unlink(missing_ok=True)
         self.sshd = None
 
