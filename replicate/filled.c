@@ -9,7 +9,6 @@
 
 #include "filled.h"
 
-#include "base/cleanup.h"
 #include "base/confine.h"
 #include "base/durable.h"
 #include "base/log.h"
@@ -23,22 +22,17 @@
 
 #define FILLED_FILE "filled"
 
-/* 1, 0 or -errno. What a file system is made with is nothing. */
+/* What a file system is made with is nothing. */
+static int is_entry(void *ctx, const char *path)
+{
+	(void)ctx;
+	return strcmp(path, TANDEMFS_DIR) != 0 && strcmp(path, "lost+found") != 0;
+}
+
+/* 1, 0 or -errno. */
 static int has_entries(struct replica *r)
 {
-	_cleanup_closedir_ DIR *d = NULL;
-	const struct dirent *e;
-	int error = confine_opendir(r->root, "", &d);
-
-	if (error < 0)
-		return error;
-	errno = 0;
-	while ((e = readdir(d)))
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
-			strcmp(e->d_name, TANDEMFS_DIR) != 0 &&
-			strcmp(e->d_name, "lost+found") != 0)
-			return 1;
-	return -errno;
+	return confine_each(r->root, "", is_entry, NULL);
 }
 
 static int set_filled(struct replica *r, bool filled)

@@ -248,7 +248,8 @@ static int open_all(struct replica *r, char **ret_error)
 	e = r->unseen && r->touched ? make_peers(r) : -ENOMEM;
 	if (e == 0)
 		e = open_journal(r, ret_error);
-	room_open(r);
+	if (e == 0)
+		room_open(r);
 	if (e == 0)
 		e = inbound_new(r, &r->inbound);
 	if (e == 0)
