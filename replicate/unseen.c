@@ -759,8 +759,7 @@ char *unseen_follow(const struct unseen *u, const char *path, const struct posit
 	const struct entry *e;
 	size_t i;
 
-	ROW_FOREACH(&u->renames, i, e)
-	{
+	ROW_FOREACH (&u->renames, i, e) {
 		if (!at || !is_newer(e, 0, seen))
 			continue;
 		if (follow(&at, e->op.path, e->op.path2, e->op.flags & OP_EXCHANGE) < 0) {
@@ -816,10 +815,11 @@ bool unseen_put(const struct unseen *u, const char *path, const struct position 
 
 	if (!n)
 		return false;
-	ROW_FOREACH(&n->refs, i, e)
-	if (is_newer(e, 0, seen) && makes_version(e, path, NULL) && e->op.type != OP_DIRTY &&
-		(e->op.type != OP_CONTENT || e->op.flags & OP_NEW))
-		return true;
+	ROW_FOREACH (&n->refs, i, e)
+		if (is_newer(e, 0, seen) && makes_version(e, path, NULL) &&
+			e->op.type != OP_DIRTY &&
+			(e->op.type != OP_CONTENT || e->op.flags & OP_NEW))
+			return true;
 	return false;
 }
 
@@ -838,9 +838,9 @@ bool unseen_link(const struct unseen *u, const struct fid *fid, const struct pos
 
 	if (!n)
 		return false;
-	ROW_FOREACH(&n->refs, i, e)
-	if (e->op.type == OP_LINK && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid))
-		return true;
+	ROW_FOREACH (&n->refs, i, e)
+		if (e->op.type == OP_LINK && is_newer(e, 0, seen) && fid_equal(&e->op.fid, fid))
+			return true;
 	return false;
 }
 
@@ -869,10 +869,10 @@ bool unseen_elsewhere(const struct unseen *u, const char *path, const struct fid
 
 	if (!n)
 		return false;
-	ROW_FOREACH(&n->refs, i, e)
-	if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
-		fid_equal(&e->op.fid, fid) && !is_called(u, e, path))
-		return true;
+	ROW_FOREACH (&n->refs, i, e)
+		if ((e->op.type == OP_CONTENT || !changes_name(e)) && is_newer(e, 0, seen) &&
+			fid_equal(&e->op.fid, fid) && !is_called(u, e, path))
+			return true;
 	return false;
 }
 
@@ -885,10 +885,10 @@ const struct unseen_op *unseen_version(const struct unseen *u, const char *path,
 
 	rows_of(u, path, fid, rows);
 	for (int k = 0; k < 2; k++)
-		ROW_FOREACH(&rows[k], i, e)
-	if (is_newer(e, 0, seen) && makes_version(e, path, fid) &&
-		(!best || best->op.seq < e->op.seq))
-		best = e;
+		ROW_FOREACH (&rows[k], i, e)
+			if (is_newer(e, 0, seen) && makes_version(e, path, fid) &&
+				(!best || best->op.seq < e->op.seq))
+				best = e;
 	return best ? &best->op : NULL;
 }
 
@@ -919,9 +919,10 @@ const struct unseen_op *unseen_rename_from(
 
 	if (!n)
 		return NULL;
-	ROW_FOREACH(&n->refs, i, e)
-	if (is_newer(e, 0, seen) && e->op.type == OP_RENAME && strcmp(e->op.path, path) == 0)
-		best = e;
+	ROW_FOREACH (&n->refs, i, e)
+		if (is_newer(e, 0, seen) && e->op.type == OP_RENAME &&
+			strcmp(e->op.path, path) == 0)
+			best = e;
 	return best ? &best->op : NULL;
 }
 
@@ -947,9 +948,9 @@ static void make_safe(struct unseen *u, uint64_t last, const char *path, const s
 
 	rows_of(u, path, fid, rows);
 	for (int k = 0; k < 2; k++)
-		ROW_FOREACH(&rows[k], i, e)
-	if (e->op.seq <= last && makes_version(e, path, fid))
-		e->op.safe = true;
+		ROW_FOREACH (&rows[k], i, e)
+			if (e->op.seq <= last && makes_version(e, path, fid))
+				e->op.safe = true;
 }
 
 void unseen_make_safe(struct unseen *u, const char *path, const struct fid *fid)
@@ -968,9 +969,10 @@ void unseen_make_safe_seqs(struct unseen *u, uint64_t *seqs, size_t n)
 {
 	struct entry *e;
 
-	if (n)
-		qsort(seqs, n, sizeof(*seqs), compare_seqs);
+	if (n == 0)
+		return;
+	qsort(seqs, n, sizeof(*seqs), compare_seqs);
 	DL_FOREACH (u->entries, e)
-		if (n && bsearch(&e->op.seq, seqs, n, sizeof(*seqs), compare_seqs))
+		if (bsearch(&e->op.seq, seqs, n, sizeof(*seqs), compare_seqs))
 			make_safe(u, e->op.seq, e->op.path2 ?: e->op.path, &e->op.fid);
 }
